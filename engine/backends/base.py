@@ -1,0 +1,72 @@
+"""The seam between the loop and the compiled engines.
+
+A *value* is whatever `numpy.asarray` accepts. Host arrays are values; a GPU backend may return values that stay on
+the device, and `numpy.asarray` copies them to the host. The loop hands the values of one engine to the next without
+looking inside, so nothing leaves the device that need not.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from stt2v.engine.spec import EngineSpec
+
+
+class Value(Protocol):
+    """A tensor somewhere: on the host or on a device."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]: ...
+
+
+Values = Mapping[str, Value]
+Array = npt.NDArray[np.float32]
+Frames = npt.NDArray[np.uint8]
+
+
+class Engine(Protocol):
+    """One compiled graph, loaded and ready."""
+
+    spec: EngineSpec
+
+    def run(self, inputs: Values) -> dict[str, Value]:
+        """Run once. Outputs stay valid until the engine is closed; they are never overwritten by a later run.
+
+        Raises: BackendError for wrong names, shapes or a failure inside; OutOfMemoryError when memory ran out.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory. The engine cannot run afterwards."""
+        ...
+
+
+class Backend(Protocol):
+    """Loads engine files of one kind."""
+
+    name: str
+
+    def load(self, path: Path, spec: EngineSpec) -> Engine:
+        """Load the compiled file at `path`. Raises BackendError when it cannot run on this machine."""
+        ...
+
+
+class Closing:
+    """Context-manager half of everything that has `close`."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

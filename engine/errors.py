@@ -1,0 +1,73 @@
+"""The error tree of stt2v.
+
+    Stt2vError                 something went wrong; exit code 1
+    ├── UsageError             an argument has an invalid value; exit code 2
+    │   └── PlanError          the frame arithmetic cannot be done as asked
+    ├── InputError             a file the user gave cannot be used; exit code 2
+    ├── EngineSetError         an engine set is missing, damaged or does not fit; exit code 1
+    │   └── TrustError         ... or was made by somebody else
+    ├── BackendError           a compiled engine failed at run time; exit code 1
+    │   └── OutOfMemoryError   ... because memory ran out
+    ├── StageError             a stage produced frames that cannot be right (NaN, constant); exit code 1
+    ├── OutputError            the video cannot be written; exit code 1
+    ├── ExportError            weights or graphs cannot be converted or compiled; exit code 1
+    └── InterruptedRun         stopped on request, can be resumed; exit code 3
+
+Every message says what came, what was expected and what to do, in one line.
+"""
+
+
+class Stt2vError(Exception):
+    """Base of every error that stt2v raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(Stt2vError):
+    """An argument has an invalid value."""
+
+    exit_code = 2
+
+
+class PlanError(UsageError):
+    """Frames, chunks or windows cannot be arranged as asked."""
+
+
+class InputError(Stt2vError):
+    """A file that the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class EngineSetError(Stt2vError):
+    """An engine set is missing, damaged or does not fit the request."""
+
+
+class TrustError(EngineSetError):
+    """An engine set was not made by this user's store and is not one of the package's own."""
+
+
+class BackendError(Stt2vError):
+    """A compiled engine failed at run time."""
+
+
+class OutOfMemoryError(BackendError):
+    """A compiled engine ran out of memory."""
+
+
+class StageError(Stt2vError):
+    """A stage produced frames that cannot be right."""
+
+
+class OutputError(Stt2vError):
+    """The video cannot be written where it was asked for."""
+
+
+class ExportError(Stt2vError):
+    """Weights or graphs cannot be converted or compiled."""
+
+
+class InterruptedRun(Stt2vError):
+    """The run was stopped on request and can be resumed."""
+
+    exit_code = 3
