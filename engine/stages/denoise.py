@@ -1,0 +1,102 @@
+"""Denoising: the steps of one chunk (or one clip), whatever the model and solver."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from stt2v.engine.backends.base import Array, Engine, Value, Values
+from stt2v.engine.noise import NoiseSource
+from stt2v.engine.solver import COEFFICIENTS, Table
+
+OnStep = Callable[[int, float, Value], None]
+"""Called after each step with its index, its timestep and the latents."""
+
+
+class GuidedStep(Protocol):
+    """One step of the guidance pair: returns x_next and x0, both [F, C, h, w]."""
+
+    def __call__(
+        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
+    ) -> tuple[Value, Value]: ...
+
+
+@dataclass(frozen=True)
+class FusedStep:
+    """Both halves and the update in one engine."""
+
+    engine: Engine
+
+    def __call__(
+        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
+    ) -> tuple[Value, Value]:
+        inputs = {"x": x, "guidance": guidance, "coefficients": coefficients, **conditions, **updates}
+        outputs = self.engine.run(inputs)
+        return outputs["x_next"], outputs["x0"]
+
+
+@dataclass(frozen=True)
+class HalvedStep:
+    """The halves one after the other, then the update: less memory for activations, the same result."""
+
+    half: Engine
+    update: Engine
+
+    def __call__(
+        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
+    ) -> tuple[Value, Value]:
+        uncond, cond = (
+            self.half.run({"x": x, "coefficients": coefficients, **self._half_of(conditions, index)})["prediction"]
+            for index in (0, 1)
+        )
+        inputs = {"x": x, "uncond": uncond, "cond": cond, "guidance": guidance, "coefficients": coefficients}
+        outputs = self.update.run({**inputs, **updates})
+        return outputs["x_next"], outputs["x0"]
+
+    def _half_of(self, conditions: Values, index: int) -> dict[str, Value]:
+        """Conditions of one half; those that the halves share pass as they are."""
+        shapes = {tensor.name: tensor.shape for tensor in self.half.spec.inputs}
+        return {
+            name: value if tuple(value.shape) == shapes[name] else np.asarray(value)[index : index + 1]
+            for name, value in conditions.items()
+        }
+
+
+def guided_step(engines: Mapping[str, Engine], name: str = "step") -> GuidedStep:
+    """The step called `name` in its fused form where the set has it, else by halves."""
+    if name in engines:
+        return FusedStep(engines[name])
+    prefix = name.removesuffix("step")
+    return HalvedStep(engines[f"{prefix}half"], engines[f"{prefix}update"])
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a denoising run is made of besides its conditions.
+
+    table: [steps, 8] as in `engine/solver.py`; guidance: [F], float32; stage and chunk key the noise of the steps.
+    """
+
+    table: Table
+    guidance: Array
+    stage: str
+    chunk: int
+
+
+def denoise(
+    step: GuidedStep, start: Array, conditions: Values, run: Trajectory, noise: NoiseSource, on_step: OnStep
+) -> Value:
+    """All steps of `run` from `start` ([F, C, h, w], already scaled) to the clean latents."""
+    x: Value = start
+    x0: Value = start
+    needs = dict(zip(COEFFICIENTS, np.any(run.table != 0, axis=0), strict=True))
+    for index, row in enumerate(run.table):
+        updates: dict[str, Value] = {}
+        if needs["k_noise"]:
+            updates["noise"] = noise.normal(run.stage, run.chunk, index + 1, start.shape)
+        if needs["k_previous"]:
+            updates["x0_previous"] = x0
+        x, x0 = step(x, row.astype(np.float32), run.guidance, conditions, updates)
+        on_step(index, float(row[1]), x)
+    return x
