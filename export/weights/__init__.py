@@ -1,0 +1,1 @@
+"""Published weights into our modules: one file a family, strict about every key."""
