@@ -1,0 +1,19 @@
+"""The models: declarations, and how the chunks of each family are conditioned."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from stt2v.engine.errors import UsageError
+from stt2v.engine.models.model import Model
+from stt2v.engine.models.streaming_svd import STREAMING_SVD
+from stt2v.engine.models.tiny import TINY
+
+MODELS: Final[Mapping[str, Model]] = {model.name: model for model in (STREAMING_SVD, TINY)}
+DEFAULT_MODEL: Final = TINY.name
+
+
+def find_model(name: str) -> Model:
+    """The model called `name`. Raises UsageError with the names there are."""
+    if name not in MODELS:
+        raise UsageError(f"model is {name!r}, expected one of {', '.join(sorted(MODELS))}; see `stt2v models`")
+    return MODELS[name]

@@ -1,0 +1,72 @@
+"""The one autoregressive loop: condition, denoise, decode, hand over, for every model."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from stt2v.engine.backends.base import Array, Engine, Value
+from stt2v.engine.models.conditions import Conditions
+from stt2v.engine.models.model import Denoising, Model
+from stt2v.engine.noise import NoiseSource
+from stt2v.engine.schedules import SCHEDULES
+from stt2v.engine.stages.decode import decode, through_8_bits
+from stt2v.engine.stages.denoise import Trajectory, denoise, guided_step
+
+OnStep = Callable[[int, int, float, Value], None]
+"""Called after each step with the chunk's index, the step's index, its timestep and the latents."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Everything that chunks are made of. `streaming` replaces the model's own settings for the later chunks."""
+
+    model: Model
+    engines: Mapping[str, Engine]
+    conditions: Conditions
+    noise: NoiseSource
+    streaming: Denoising
+    on_step: OnStep
+
+    def chunks(self, count: int) -> Iterator[Array]:
+        """New frames of `count` chunks: [n, 3, H, W], float32, in [-1, 1].
+
+        The first has all frames of a chunk, each later one those after its conditional frames. The hand-over is in
+        pixels: a chunk's last frames are the next one's control frames.
+        """
+        first = self.first_chunk()
+        anchor = first[self.model.anchor][None]
+        previous = first
+        yield first
+        for index in range(1, count):
+            previous = self.next_chunk(index, previous[-self.model.conditional :], anchor)[self.model.conditional :]
+            yield previous
+
+    def first_chunk(self) -> Array:
+        """All frames of the first chunk: [F, 3, H, W]."""
+        latents = self._denoise("first_step", 0, self.model.first, self.conditions.first())
+        frames = decode(self.engines, latents, self.model.decode_group)
+        return through_8_bits(frames) if self.model.first_through_8_bits else frames
+
+    def next_chunk(self, index: int, control: Array, anchor: Array) -> Array:
+        """All frames of chunk `index`, conditional ones included: [F, 3, H, W].
+
+        control: [Fc, 3, H, W], anchor: [1, 3, H, W], float32, in [-1, 1].
+        """
+        conditions = self.conditions.streaming(index, control, anchor)
+        latents = self._denoise("step", index, self.streaming, conditions)
+        return decode(self.engines, latents, self.model.decode_group)
+
+    def _denoise(self, step: str, chunk: int, how: Denoising, conditions: Mapping[str, Value]) -> Value:
+        schedule = SCHEDULES[how.schedule](how.steps)
+        shape = self.model.latent_shape
+        guidance = np.linspace(*how.guidance, shape[0], dtype=np.float32)
+        start = self.noise.normal("latents", chunk, 0, shape) * np.float32(schedule.initial_scale)
+        return denoise(
+            guided_step(self.engines, step),
+            start,
+            conditions,
+            Trajectory(schedule.table, guidance, "latents", chunk),
+            self.noise,
+            lambda index, timestep, latents: self.on_step(chunk, index, timestep, latents),
+        )

@@ -1,0 +1,63 @@
+"""What a model is: the declaration that the loop, the planner and the command line read."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """How a chunk is denoised: a schedule's name, its steps, and the guidance from the first to the last frame."""
+
+    schedule: str
+    steps: int
+    guidance: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A family of networks with its sizes and defaults.
+
+    Sizes are in pixels (`width`, `height`), frames (`chunk`, of which `conditional` are given, and `anchor`, the index
+    in the first chunk of the frame that appearance is kept from); a latent pixel covers `downscale` pixels.
+    """
+
+    name: str
+    family: str
+    summary: str
+    width: int
+    height: int
+    chunk: int
+    conditional: int
+    anchor: int
+    first: Denoising
+    streaming: Denoising
+    decode_group: int
+    num_frames: int
+    fps: float
+    seed: int = 33
+    inputs: tuple[str, ...] = ("image",)
+    latent_channels: int = 4
+    downscale: int = 8
+    first_through_8_bits: bool = False
+    interpolate: bool = False
+    warning: str = ""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Shape of a chunk's latents: [F, C, h, w]."""
+        return self.chunk, self.latent_channels, self.height // self.downscale, self.width // self.downscale
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Model":
+        """The declaration kept in an engine set's manifest."""
+        parts = {key: _denoising(data[key]) for key in ("first", "streaming")}
+        return cls(**{**data, **parts, "inputs": tuple(data["inputs"])})
+
+
+def _denoising(data: Mapping[str, Any]) -> Denoising:
+    low, high = data["guidance"]
+    return Denoising(data["schedule"], data["steps"], (low, high))

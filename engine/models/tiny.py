@@ -1,0 +1,20 @@
+"""`tiny`: StreamingSVD at toy width with fixed random weights, for tests and trials of the whole path."""
+
+from dataclasses import replace
+
+from stt2v.engine.models.model import Denoising
+from stt2v.engine.models.streaming_svd import STREAMING_SVD
+
+TINY = replace(
+    STREAMING_SVD,
+    name="tiny",
+    summary="StreamingSVD at toy width, untrained: shows that everything runs, its pictures are noise",
+    width=128,
+    height=64,
+    first=Denoising("karras", 4, (1.0, 3.0)),
+    streaming=Denoising("align-your-steps", 4, (1.5, 3.0)),
+    num_frames=43,
+    fps=12.0,
+    interpolate=False,
+    warning="tiny is untrained: its frames are coloured noise around the anchor, not a video of your picture",
+)

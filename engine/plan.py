@@ -1,0 +1,86 @@
+"""All frame arithmetic, as pure functions: what a request means in chunks, before any work."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stt2v.engine.errors import PlanError
+from stt2v.engine.models.model import Model
+from stt2v.engine.request import Settings
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """One chunk: its frames `start` to `stop` of the base video are new, `conditional` more are re-created."""
+
+    index: int
+    start: int
+    stop: int
+    conditional: int
+
+
+def base_frames(num_frames: int, interpolate: bool) -> int:
+    """Frames to generate for a file of `num_frames`: half of them, rounded up, when the rate is doubled."""
+    return (num_frames + 1) // 2 if interpolate else num_frames
+
+
+def plan_chunks(num_frames: int, chunk: int, conditional: int) -> tuple[ChunkPlan, ...]:
+    """The chunks that cover `num_frames`; the last may reach beyond. Raises PlanError."""
+    if num_frames < 1:
+        raise PlanError(f"number of frames is {num_frames}, expected at least 1")
+    if not 0 < conditional < chunk:
+        raise PlanError(f"{conditional} conditional frames of {chunk} a chunk, expected 1 to {chunk - 1}")
+    new = chunk - conditional
+    extra = max(0, -(-(num_frames - chunk) // new))
+    first = ChunkPlan(0, 0, chunk, 0)
+    starts = ((index, chunk + (index - 1) * new) for index in range(1, extra + 1))
+    return (first, *(ChunkPlan(index, start, start + new, conditional) for index, start in starts))
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What one request comes to."""
+
+    model: str
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    seed: int
+    base_frames: int
+    chunks: tuple[ChunkPlan, ...]
+    steps: int
+
+    @property
+    def generated_frames(self) -> int:
+        return self.chunks[-1].stop
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        seconds = self.num_frames / self.fps
+        later = len(self.chunks) - 1
+        return [
+            f"{self.model}: {self.num_frames} frames of {self.width}x{self.height}, {seconds:.1f} s at {self.fps:g} fps",
+            f"base video: {self.base_frames} frames from {len(self.chunks)} chunks"
+            f" (1 first, {later} streaming), {self.generated_frames} generated, {self.steps} denoising steps",
+            f"seed {self.seed}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "generated_frames": self.generated_frames}
+
+
+def plan_run(model: Model, settings: Settings) -> RunPlan:
+    """The plan of a resolved request. Raises PlanError before any work."""
+    frames = base_frames(settings.num_frames, settings.interpolate)
+    chunks = plan_chunks(frames, model.chunk, model.conditional)
+    return RunPlan(
+        model=model.name,
+        width=model.width,
+        height=model.height,
+        num_frames=settings.num_frames,
+        fps=settings.fps,
+        seed=settings.seed,
+        base_frames=frames,
+        chunks=chunks,
+        steps=model.first.steps + (len(chunks) - 1) * settings.streaming.steps,
+    )

@@ -1,0 +1,92 @@
+"""A request as the user makes it, and the settings it resolves to."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from stt2v.engine.errors import UsageError
+from stt2v.engine.models.model import Denoising, Model
+from stt2v.engine.noise import LARGEST_SEED
+
+Fit = Literal["crop", "pad"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A request with nothing left open."""
+
+    prompt: str | None
+    image: Path | None
+    num_frames: int
+    seed: int
+    fps: float
+    streaming: Denoising
+    fit: Fit
+    interpolate: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make. None means the model's default.
+
+    fps: frames a second of the file; guidance: at the first and the last frame of a chunk; fit: how an image of
+    another shape meets the model's size.
+    """
+
+    prompt: str | None = None
+    image: Path | None = None
+    num_frames: int | None = None
+    seed: int | None = None
+    fps: float | None = None
+    steps: int | None = None
+    guidance: tuple[float, float] | None = None
+    fit: Fit = "crop"
+    interpolate: bool | None = None
+
+    def resolve(self, model: Model) -> Settings:
+        """Fill in the defaults of `model`. Raises UsageError for values it cannot take."""
+        self._check_input(model)
+        num_frames = _or(self.num_frames, model.num_frames)
+        if num_frames < 1:
+            raise UsageError(f"number of frames is {num_frames}, expected at least 1")
+        fps = _or(self.fps, model.fps)
+        if not (math.isfinite(fps) and 0 < fps <= 1000):
+            raise UsageError(f"frame rate is {fps:g}, expected more than 0 and at most 1000 frames a second")
+        seed = _or(self.seed, model.seed)
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UsageError(f"seed is {seed}, expected a whole number from 0 to {LARGEST_SEED}")
+        if self.fit not in ("crop", "pad"):
+            raise UsageError(f"fit is {self.fit!r}, expected 'crop' or 'pad'")
+        return Settings(
+            prompt=self.prompt,
+            image=self.image,
+            num_frames=num_frames,
+            seed=seed,
+            fps=fps,
+            streaming=self._streaming(model),
+            fit=self.fit,
+            interpolate=_or(self.interpolate, model.interpolate),
+        )
+
+    def _check_input(self, model: Model) -> None:
+        given = [name for name in ("prompt", "image") if getattr(self, name) is not None]
+        usable = [name for name in given if name in model.inputs]
+        wanted = " or ".join(f"--{name}" for name in model.inputs)
+        if len(given) != 1 or not usable:
+            came = " and ".join(f"--{name}" for name in given) or "neither a prompt nor an image"
+            raise UsageError(f"model {model.name!r} starts from {wanted}, got {came}")
+
+    def _streaming(self, model: Model) -> Denoising:
+        steps = _or(self.steps, model.streaming.steps)
+        if steps < 1:
+            raise UsageError(f"number of steps is {steps}, expected at least 1")
+        guidance = _or(self.guidance, model.streaming.guidance)
+        if not all(math.isfinite(value) for value in guidance):
+            raise UsageError(f"guidance is {guidance[0]}:{guidance[1]}, expected two finite numbers")
+        return replace(model.streaming, steps=steps, guidance=guidance)
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
