@@ -1,0 +1,93 @@
+"""Progress on a console: a live bar on a terminal, plain lines into a pipe or a log."""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from stt2v.engine.progress import Progress
+
+PAUSE = 5.0  # seconds between two plain lines of the same stage
+
+
+@contextmanager
+def progress_on(stream: TextIO) -> Iterator[Progress]:
+    """The progress that suits `stream`, until the block ends."""
+    if not stream.isatty():
+        yield Lines(stream)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[info]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[memory]}"),
+    )
+    with Bars(*columns, console=Console(file=stream)) as bars:
+        yield Live(bars)
+
+
+class Live:
+    """One bar a stage, by rich."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+
+    def stage(self, name: str, total: int) -> None:
+        """Add the bar of a new stage."""
+        self._task = self._bars.add_task(name, total=total, info="", memory="")
+
+    def advance(self, steps: int = 1, **info: object) -> None:
+        """Move the bar of the stage that runs."""
+        self._bars.update(self._task, advance=steps, info=_words(info), memory=_peak_memory())
+
+    def note(self, line: str) -> None:
+        """Print the line above the bars."""
+        self._bars.console.print(line, markup=False, highlight=False)
+
+
+class Lines:
+    """Plain lines: one when a stage begins, one when it ends, and one every few seconds between."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    def stage(self, name: str, total: int) -> None:
+        """Write that the stage begins."""
+        self._name, self._total, self._done = name, total, 0
+        self._began = self._last = self._clock()
+        self.note(f"{name}: {total} steps")
+
+    def advance(self, steps: int = 1, **info: object) -> None:
+        """Count the steps; write a line when the last one is old or the stage is done."""
+        self._done += steps
+        now = self._clock()
+        if self._done < self._total and now - self._last < PAUSE:
+            return
+        self._last = now
+        seconds = now - self._began
+        left = seconds / self._done * (self._total - self._done) if self._done else 0.0
+        when = f"{left:.0f} s left" if self._done < self._total else f"took {seconds:.1f} s"
+        parts = (f"{self._name}: {self._done}/{self._total}", _words(info), when, _peak_memory())
+        self.note(", ".join(filter(None, parts)))
+
+    def note(self, line: str) -> None:
+        """Write the line as it is."""
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+
+def _words(info: dict[str, object]) -> str:
+    return " ".join(f"{key} {value}" for key, value in info.items())
+
+
+def _peak_memory() -> str:
+    """The most host memory this process has held so far (Linux counts it in KiB)."""
+    return f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
