@@ -56,10 +56,10 @@ class RunPlan:
 
     def lines(self) -> list[str]:
         """The plan in words."""
-        seconds = self.num_frames / self.fps
+        length = f"{self.num_frames / self.fps:.1f} s at {self.fps:g} fps"
         later = len(self.chunks) - 1
         return [
-            f"{self.model}: {self.num_frames} frames of {self.width}x{self.height}, {seconds:.1f} s at {self.fps:g} fps",
+            f"{self.model}: {self.num_frames} frames of {self.width}x{self.height}, {length}",
             f"base video: {self.base_frames} frames from {len(self.chunks)} chunks"
             f" (1 first, {later} streaming), {self.generated_frames} generated, {self.steps} denoising steps",
             f"seed {self.seed}",

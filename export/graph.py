@@ -35,4 +35,5 @@ GraphMaker = Callable[[], Graph]
 
 
 def tensor_spec(name: str, tensor: Tensor) -> TensorSpec:
+    """The border description of one tensor."""
     return TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))

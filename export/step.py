@@ -44,7 +44,8 @@ class Half(nn.Module):
 
     def forward(self, x: Tensor, coefficients: Tensor, **conditions: Tensor) -> Tensor:
         c_in, timestep = coefficients[0], coefficients[1]
-        return self.network((x * c_in)[None], timestep, **conditions)[0].float()
+        prediction: Tensor = self.network((x * c_in)[None], timestep, **conditions)
+        return prediction[0].float()
 
 
 class Update(nn.Module):

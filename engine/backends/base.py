@@ -16,8 +16,8 @@ import numpy.typing as npt
 from stt2v.engine.spec import EngineSpec
 
 
-class Value(Protocol):
-    """A tensor somewhere: on the host or on a device."""
+class DeviceValue(Protocol):
+    """A tensor that stays on a device until it is asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -25,6 +25,7 @@ class Value(Protocol):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]: ...
 
 
+Value = npt.NDArray[Any] | DeviceValue
 Values = Mapping[str, Value]
 Array = npt.NDArray[np.float32]
 Frames = npt.NDArray[np.uint8]
