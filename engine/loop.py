@@ -10,11 +10,12 @@ from stt2v.engine.models.conditions import Conditions
 from stt2v.engine.models.model import Denoising, Model
 from stt2v.engine.noise import NoiseSource
 from stt2v.engine.schedules import SCHEDULES
+from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.decode import decode, through_8_bits
 from stt2v.engine.stages.denoise import Trajectory, denoise, guided_step
 
-OnStep = Callable[[int, int, float, Value], None]
-"""Called after each step with the chunk's index, the step's index, its timestep and the latents."""
+OnStep = Callable[[int, int, float, Value], Value]
+"""Called after each step with the chunk's and the step's index, the timestep and the latents; returns the latents."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Loop:
     def first_chunk(self) -> Array:
         """All frames of the first chunk: [F, 3, H, W]."""
         latents = self._denoise("first_step", 0, self.model.first, self.conditions.first())
-        frames = decode(self.engines, latents, self.model.decode_group)
+        frames = self._decode(latents)
         return through_8_bits(frames) if self.model.first_through_8_bits else frames
 
     def next_chunk(self, index: int, control: Array, anchor: Array) -> Array:
@@ -54,8 +55,10 @@ class Loop:
         control: [Fc, 3, H, W], anchor: [1, 3, H, W], float32, in [-1, 1].
         """
         conditions = self.conditions.streaming(index, control, anchor)
-        latents = self._denoise("step", index, self.streaming, conditions)
-        return decode(self.engines, latents, self.model.decode_group)
+        return self._decode(self._denoise("step", index, self.streaming, conditions))
+
+    def _decode(self, latents: Value) -> Array:
+        return check_frames("decode", decode(self.engines, latents, self.model.decode_group))
 
     def _denoise(self, step: str, chunk: int, how: Denoising, conditions: Mapping[str, Value]) -> Value:
         schedule = SCHEDULES[how.schedule](how.steps)

@@ -65,6 +65,10 @@ class RunPlan:
             f"seed {self.seed}",
         ]
 
+    def settings_json(self) -> dict[str, Any]:
+        """What is needed to make the video again."""
+        return {key: getattr(self, key) for key in ("model", "width", "height", "num_frames", "fps", "seed")}
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "generated_frames": self.generated_frames}
 

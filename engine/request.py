@@ -3,13 +3,16 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from stt2v.engine.errors import UsageError
+from stt2v.engine.media.image import Fit
 from stt2v.engine.models.model import Denoising, Model
 from stt2v.engine.noise import LARGEST_SEED
 
-Fit = Literal["crop", "pad"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 T = TypeVar("T")
 
 
@@ -18,7 +21,7 @@ class Settings:
     """A request with nothing left open."""
 
     prompt: str | None
-    image: Path | None
+    image: "Path | Image | None"
     num_frames: int
     seed: int
     fps: float
@@ -36,7 +39,7 @@ class Request:
     """
 
     prompt: str | None = None
-    image: Path | None = None
+    image: "Path | Image | None" = None
     num_frames: int | None = None
     seed: int | None = None
     fps: float | None = None

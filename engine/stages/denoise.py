@@ -10,8 +10,8 @@ from stt2v.engine.backends.base import Array, Engine, Value, Values
 from stt2v.engine.noise import NoiseSource
 from stt2v.engine.solver import COEFFICIENTS, Table
 
-OnStep = Callable[[int, float, Value], None]
-"""Called after each step with its index, its timestep and the latents."""
+OnStep = Callable[[int, float, Value], Value]
+"""Called after each step with its index, its timestep and the latents; returns the latents to go on with."""
 
 
 class GuidedStep(Protocol):
@@ -98,5 +98,5 @@ def denoise(
         if needs["k_previous"]:
             updates["x0_previous"] = x0
         x, x0 = step(x, row.astype(np.float32), run.guidance, conditions, updates)
-        on_step(index, float(row[1]), x)
+        x = on_step(index, float(row[1]), x)
     return x

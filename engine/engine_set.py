@@ -1,0 +1,49 @@
+"""An engine set opened for use: engines by graph name, loaded when first asked for."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+from stt2v.engine.backends import open_backend
+from stt2v.engine.backends.base import Backend, Closing, Engine
+from stt2v.engine.manifest import Manifest, read_manifest, verify
+from stt2v.engine.models.model import Model
+
+
+class EngineSet(Mapping[str, Engine], Closing):
+    """The engines of one directory, verified before anything in it is loaded."""
+
+    def __init__(self, directory: Path, manifest: Manifest, backend: Backend) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.model = Model.from_json(manifest.model)
+        self._backend = backend
+        self._entries = {entry.spec.name: entry for entry in manifest.engines}
+        self._loaded: dict[str, Engine] = {}
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Raises EngineSetError when a file is missing or changed, BackendError when it cannot run here."""
+        manifest = read_manifest(directory)
+        verify(directory, manifest)
+        return cls(directory, manifest, open_backend(manifest.backend))
+
+    def __getitem__(self, name: str) -> Engine:
+        if name not in self._loaded:
+            entry = self._entries[name]
+            self._loaded[name] = self._backend.load(self.directory / entry.file, entry.spec)
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def close(self) -> None:
+        for engine in self._loaded.values():
+            engine.close()
+        self._loaded.clear()

@@ -1,0 +1,113 @@
+"""A session: an engine set kept open, making videos from requests."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from stt2v.engine.backends.base import Array, Closing, Engine, Frames, Value
+from stt2v.engine.engine_set import EngineSet
+from stt2v.engine.errors import UsageError
+from stt2v.engine.loop import Loop, OnStep
+from stt2v.engine.media.image import fit_image, load_image, model_image
+from stt2v.engine.models import DEFAULT_MODEL, find_model
+from stt2v.engine.models.conditions import open_conditions
+from stt2v.engine.models.model import Model
+from stt2v.engine.noise import Noise
+from stt2v.engine.plan import RunPlan, plan_run
+from stt2v.engine.progress import Progress, Silent
+from stt2v.engine.request import Request, Settings
+from stt2v.engine.stages.decode import to_uint8
+from stt2v.engine.store import find_set
+
+StepCallback = Callable[["Session", int, float, dict[str, Any]], dict[str, Any]]
+"""As in diffusers: (session, step index, timestep, {"latents": ..., "chunk": ...}) -> that dict, latents may change."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Frames that follow those of the chunk before: [F, H, W, 3], uint8."""
+
+    index: int
+    frames: Frames
+
+
+class Session(Closing):
+    """The engines of one model, and `generate`.
+
+    with Session.open("tiny") as session:
+        for chunk in session.generate(Request(image=Path("photo.jpg"))):
+            ...
+    """
+
+    def __init__(self, model: Model, engines: Mapping[str, Engine]) -> None:
+        self.model = model
+        self.engines = engines
+
+    @classmethod
+    def open(cls, model: str = DEFAULT_MODEL, engines: Path | None = None, backend: str | None = None) -> Self:
+        """Open the engine set in `engines`, or the one of `model` that was built here or is shipped.
+
+        Raises UsageError for an unknown model, EngineSetError and BackendError for a set that cannot be used.
+        """
+        find_model(model)
+        opened = EngineSet.open(engines or find_set(model, backend))
+        if opened.model.name != model:
+            opened.close()
+            raise UsageError(f"engine set {opened.directory} is of model {opened.model.name!r}, expected {model!r}")
+        return cls(opened.model, opened)
+
+    def plan(self, request: Request) -> RunPlan:
+        """What `request` comes to. Raises UsageError before any work."""
+        return plan_run(self.model, request.resolve(self.model))
+
+    def generate(
+        self,
+        request: Request,
+        progress: Progress | None = None,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> Iterator[Chunk]:
+        """The video of `request`, chunk by chunk, exactly as many frames as were asked for.
+
+        Arguments are checked here and now; work begins with the first chunk taken.
+        Raises UsageError, InputError, StageError, BackendError.
+        """
+        settings = request.resolve(self.model)
+        plan = plan_run(self.model, settings)
+        watcher = progress or Silent()
+        image = self._image(settings, watcher)
+        return self._chunks(settings, plan, image, watcher, self._on_step(watcher, callback_on_step_end))
+
+    def close(self) -> None:
+        if isinstance(self.engines, EngineSet):
+            self.engines.close()
+
+    def _chunks(
+        self, settings: Settings, plan: RunPlan, image: Array, progress: Progress, on_step: OnStep
+    ) -> Iterator[Chunk]:
+        noise = Noise(settings.seed)
+        conditions = open_conditions(self.model, self.engines, image, noise)
+        loop = Loop(self.model, self.engines, conditions, noise, settings.streaming, on_step)
+        progress.stage("generate", plan.steps)
+        left = plan.base_frames
+        for index, frames in enumerate(loop.chunks(len(plan.chunks))):
+            yield Chunk(index, to_uint8(frames[:left]))
+            left -= len(frames[:left])
+
+    def _image(self, settings: Settings, progress: Progress) -> Array:
+        if settings.image is None:
+            raise UsageError(f"model {self.model.name!r} starts from an image, got none; give --image")
+        pixels, word = fit_image(load_image(settings.image), self.model.width, self.model.height, settings.fit)
+        if word:
+            progress.note(word)
+        return model_image(pixels)
+
+    def _on_step(self, progress: Progress, callback: StepCallback | None) -> OnStep:
+        def on_step(chunk: int, step: int, timestep: float, latents: Value) -> Value:
+            progress.advance(chunk=chunk, step=step)
+            if callback is None:
+                return latents
+            result: Value = callback(self, step, timestep, {"latents": latents, "chunk": chunk})["latents"]
+            return result
+
+        return on_step

@@ -1,0 +1,100 @@
+"""Interpolation: twice the frames, pair by pair, however long the clip."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from stt2v.engine.backends.base import Array, Engine, Frames
+from stt2v.engine.errors import StageError
+
+CUT = 30.0
+"""Mean difference of two neighbouring frames, in 8-bit levels of their thumbnails, from which they are two scenes."""
+
+THUMBNAIL = 16  # pixels of a frame that make one of its thumbnail, so that moving texture does not count as a cut
+
+
+def base_frames(num_frames: int) -> int:
+    """How many frames `interpolate` takes to give `num_frames`."""
+    return (num_frames + 1) // 2
+
+
+def interpolate(
+    frames: Iterable[Frames], engine: Engine, num_frames: int, cut: float | None = CUT
+) -> Iterator[Frames]:
+    """Blocks of frames -> blocks of twice the clip, `num_frames` frames in all.
+
+    frames: blocks [n, H, W, 3], uint8, RGB, of any n; frames over `base_frames(num_frames)` are left alone.
+    engine: image0, image1 [B, 3, H, W] in [0, 1] -> middle; B pairs are done at once.
+    cut: where neighbours differ by more, the earlier one is shown twice instead of a mixture of both; None: never.
+
+    The given frames come back as they are, each pair with one frame between; an even number ends on its last frame
+    twice, as the reference does. Raises: StageError when there are too few frames or the engine gives NaN.
+    """
+    needed = base_frames(num_frames)
+    source = itertools.islice(itertools.chain.from_iterable(frames), needed)
+    last = next(source, None)
+    if last is None:
+        raise StageError(_too_few(0, num_frames))
+    yield last[None]
+    done = 1
+    while following := list(itertools.islice(source, _batch(engine))):
+        group = np.stack([last, *following])
+        yield _with_middles(group, engine, cut)
+        last = group[-1]
+        done += len(following)
+    if done < needed:
+        raise StageError(_too_few(done, num_frames))
+    if num_frames % 2 == 0:
+        yield last[None]
+
+
+def _too_few(count: int, num_frames: int) -> str:
+    return (
+        f"interpolation got {count} frames, {num_frames} frames need {base_frames(num_frames)}; "
+        "generate more base frames or ask for fewer"
+    )
+
+
+def _batch(engine: Engine) -> int:
+    return engine.spec.inputs[0].shape[0]
+
+
+def _with_middles(group: Frames, engine: Engine, cut: float | None) -> Frames:
+    """group: [n + 1, H, W, 3] -> the middle of each pair and the pair's later frame in turn, [2n, H, W, 3]."""
+    first, second = group[:-1], group[1:]
+    middles = _middles(first, second, engine)
+    if cut is not None:
+        cuts = scene_change(first, second) > cut
+        middles[cuts] = first[cuts]
+    return np.stack([middles, second], axis=1).reshape(-1, *group.shape[1:])
+
+
+def _middles(first: Frames, second: Frames, engine: Engine) -> Frames:
+    """first, second: [n, H, W, 3], n up to the engine's batch -> [n, H, W, 3]."""
+    batch = _batch(engine)
+    middle = np.asarray(engine.run({"image0": _unit(first, batch), "image1": _unit(second, batch)})["middle"])
+    if not np.isfinite(middle).all():
+        raise StageError("interpolation gave NaN or infinite values; build its engine with a higher precision")
+    levels = (middle[: len(first)].astype(np.float32) * np.float32(255.0)).astype(np.uint8)
+    return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
+
+
+def _unit(frames: Frames, batch: int) -> Array:
+    """[n, H, W, 3], uint8 -> [batch, 3, H, W], float32, in [0, 1]; the last frame fills the batch."""
+    filled = frames[np.minimum(np.arange(batch), len(frames) - 1)]
+    return np.ascontiguousarray(filled.transpose(0, 3, 1, 2)) / np.float32(255.0)
+
+
+def scene_change(first: Frames, second: Frames) -> Array:
+    """first, second: [n, H, W, 3] -> [n], mean difference of their thumbnails in 8-bit levels."""
+    difference = _thumbnails(first) - _thumbnails(second)
+    return np.asarray(np.abs(difference).mean((1, 2, 3)), np.float32)
+
+
+def _thumbnails(frames: Frames) -> Array:
+    """[n, H, W, 3] -> [n, ceil(H / 16), ceil(W / 16), 3], means of blocks; those at the far edges are smaller."""
+    rows, columns = (range(0, length, THUMBNAIL) for length in frames.shape[1:3])
+    sums = np.add.reduceat(np.add.reduceat(frames, rows, 1, np.float32), columns, 2, np.float32)
+    heights, widths = (np.minimum(THUMBNAIL, n - np.arange(0, n, THUMBNAIL)) for n in frames.shape[1:3])
+    return np.asarray(sums / (heights[:, None] * widths)[..., None], np.float32)

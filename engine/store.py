@@ -1,0 +1,33 @@
+"""Where engine sets are kept: those the package ships, and those built on this machine."""
+
+import os
+from pathlib import Path
+
+from stt2v.engine.errors import EngineSetError
+
+SHIPPED = Path(__file__).parent / "sets"
+
+
+def home() -> Path:
+    """The folder of everything stt2v keeps: `STT2V_HOME`, by default `~/.cache/stt2v`."""
+    return Path(os.environ.get("STT2V_HOME") or Path.home() / ".cache" / "stt2v")
+
+
+def built_set(model: str, backend: str, target: str, precision: str, width: int, height: int) -> Path:
+    """Where the engine set of these properties is built."""
+    return home() / "engines" / f"{model}-{width}x{height}-{backend}-{target}-{precision}"
+
+
+def find_set(model: str, backend: str | None = None) -> Path:
+    """The newest engine set of `model` built here, else the shipped one. Raises EngineSetError."""
+    wanted = backend or "*"
+    built = [path.parent for path in (home() / "engines").glob(f"{model}-*x*-{wanted}-*/manifest.json")]
+    if built:
+        return max(built, key=lambda path: (path / "manifest.json").stat().st_mtime)
+    shipped = SHIPPED / model
+    if (shipped / "manifest.json").is_file() and backend in (None, "onnxruntime"):
+        return shipped
+    option = f" --backend {backend}" if backend else ""
+    raise EngineSetError(
+        f"no engine set of model {model!r} is built here; make one with `stt2v build-engines --model {model}{option}`"
+    )
