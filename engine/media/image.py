@@ -1,5 +1,6 @@
 """Reading an input image and fitting it to a model's size."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 Fit = Literal["crop", "pad"]
 
 SMALLEST_SIDE = 64
-LARGEST_PIXELS = 100_000_000
+LARGEST_PIXELS = 80_000_000
 
 
 def load_image(source: "Path | Image") -> "Image":
@@ -23,20 +24,34 @@ def load_image(source: "Path | Image") -> "Image":
 
     Raises InputError for files that are missing, no image, too small or too large.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
-    if isinstance(source, Path):
-        try:
-            picture: Image.Image = Image.open(source)
+    if not isinstance(source, Path):
+        _check_size(source.size, "given")
+        return _upright(source)
+    try:
+        with warnings.catch_warnings(), _opened(source) as picture:
             _check_size(picture.size, source)
-            picture.load()
-        except FileNotFoundError as error:
-            raise InputError(f"image {source} does not exist; give the path of a picture") from error
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"image {source} cannot be read as a picture ({error}); give a JPEG or PNG") from error
-    else:
-        picture = source
-        _check_size(picture.size, "given")
+            return _upright(picture)
+    except FileNotFoundError as error:
+        raise InputError(f"image {source} does not exist; give the path of a picture") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"image {source} has too many pixels; shrink it to {LARGEST_PIXELS:,} at most") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"image {source} cannot be read as a picture ({error}); give a JPEG or PNG") from error
+
+
+def _opened(source: Path) -> "Image":
+    from PIL import Image
+
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    return Image.open(source)
+
+
+def _upright(picture: "Image") -> "Image":
+    from PIL import ImageOps
+
+    picture.load()
     return _rgb(ImageOps.exif_transpose(picture))
 
 

@@ -41,11 +41,6 @@ def clip_pixels(picture: Frames) -> Array:
     return _planes((picture.astype(np.float32) / np.float32(255.0) - CLIP_MEAN) / CLIP_STD)
 
 
-def signed_pixels(picture: Frames) -> Array:
-    """picture: [H, W, 3], uint8 -> [1, 3, H, W], float32, in [-1, 1]."""
-    return _planes(picture.astype(np.float32) / np.float32(127.5) - np.float32(1.0))
-
-
 def rounded_picture(pixels: Array) -> Frames:
     """pixels: [1, 3, H, W], float32, in [-1, 1] -> [H, W, 3], uint8, rounded to the nearest level."""
     unit = np.clip(pixels[0] / np.float32(2.0) + np.float32(0.5), 0.0, 1.0)

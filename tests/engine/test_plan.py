@@ -1,0 +1,82 @@
+"""Frame arithmetic."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stt2v.engine.errors import PlanError, UsageError
+from stt2v.engine.models import MODELS, find_model
+from stt2v.engine.plan import base_frames, plan_chunks, plan_run
+from stt2v.engine.request import Request
+
+SVD = MODELS["streaming-svd"]
+
+
+@given(st.integers(1, 3000), st.integers(2, 60), st.data())
+def test_chunks_cover_every_frame_once(num_frames: int, chunk: int, data: st.DataObject) -> None:
+    conditional = data.draw(st.integers(1, chunk - 1))
+    chunks = plan_chunks(num_frames, chunk, conditional)
+    assert chunks[0].stop == chunk
+    assert all(b.start == a.stop and b.stop - b.start == chunk - conditional for a, b in pairwise(chunks))
+    assert chunks[-1].stop >= num_frames
+    assert len(chunks) == 1 or chunks[-1].start < num_frames
+
+
+@pytest.mark.parametrize(("frames", "extra"), [(1, 0), (25, 0), (26, 1), (43, 1), (44, 2), (100, 5), (600, 32)])
+def test_number_of_streaming_chunks(frames: int, extra: int) -> None:
+    assert len(plan_chunks(frames, 25, 7)) == 1 + extra
+
+
+@pytest.mark.parametrize(("frames", "chunk", "conditional"), [(0, 25, 7), (-3, 25, 7), (10, 25, 25), (10, 25, 0)])
+def test_impossible_plans_are_refused(frames: int, chunk: int, conditional: int) -> None:
+    with pytest.raises(PlanError):
+        plan_chunks(frames, chunk, conditional)
+
+
+def test_interpolation_halves_the_base_video() -> None:
+    assert [base_frames(n, True) for n in (1, 2, 3, 200, 201)] == [1, 1, 2, 100, 101]
+    assert base_frames(37, False) == 37
+
+
+def test_default_run_of_streaming_svd() -> None:
+    plan = plan_run(SVD, Request(image=Path("photo.jpg")).resolve(SVD))
+    assert (plan.num_frames, plan.base_frames, len(plan.chunks), plan.generated_frames) == (200, 100, 6, 115)
+    assert plan.steps == 25 + 5 * 30
+    assert any("1024x576" in line for line in plan.lines())
+    assert plan.to_json()["generated_frames"] == 115
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_frames": 0},
+        {"num_frames": -1},
+        {"seed": -1},
+        {"fps": 0.0},
+        {"fps": float("nan")},
+        {"steps": 0},
+        {"guidance": (1.0, float("inf"))},
+        {"fit": "stretch"},
+        {"image": None},
+        {"prompt": "a cat"},
+    ],
+)
+def test_values_that_cannot_be_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as caught:
+        replace(Request(image=Path("photo.jpg")), **change).resolve(SVD)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_model_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="streaming-svd"):
+        find_model("sora")
+
+
+def test_declaration_survives_the_manifest() -> None:
+    for model in MODELS.values():
+        assert type(model).from_json(json.loads(json.dumps(model.to_json()))) == model
