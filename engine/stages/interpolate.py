@@ -19,9 +19,7 @@ def base_frames(num_frames: int) -> int:
     return (num_frames + 1) // 2
 
 
-def interpolate(
-    frames: Iterable[Frames], engine: Engine, num_frames: int, cut: float | None = CUT
-) -> Iterator[Frames]:
+def interpolate(frames: Iterable[Frames], engine: Engine, num_frames: int, cut: float | None = CUT) -> Iterator[Frames]:
     """Blocks of frames -> blocks of twice the clip, `num_frames` frames in all.
 
     frames: blocks [n, H, W, 3], uint8, RGB, of any n; frames over `base_frames(num_frames)` are left alone.
