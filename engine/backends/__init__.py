@@ -1,0 +1,33 @@
+"""The backends by name; each is imported when it is opened, so none but the one in use has to be installed."""
+
+import importlib
+from types import MappingProxyType
+
+from stt2v.engine.backends.base import Backend
+from stt2v.engine.errors import BackendError, UsageError
+
+BACKENDS = MappingProxyType(
+    {
+        "onnxruntime": ("ort", "cpu"),
+        "fake": ("fake", ""),
+    }
+)
+"""Backend name -> (module beside this one, extra that installs what it needs)."""
+
+
+def open_backend(name: str, device: str = "cpu") -> Backend:
+    """The backend `name` on `device` ("cpu" or "cuda").
+
+    Every module of a backend has `open_on(device) -> Backend`. Raises UsageError for an unknown name, BackendError
+    when its library is not installed or cannot use the device.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"backend {name!r} is not known; choose one of {', '.join(sorted(BACKENDS))}")
+    module, extra = BACKENDS[name]
+    try:
+        opened: Backend = importlib.import_module(f"stt2v.engine.backends.{module}").open_on(device)
+    except ModuleNotFoundError as exc:
+        raise BackendError(
+            f"backend {name!r} needs {exc.name!r}, which is not installed; pip install 'stt2v[{extra}]'"
+        ) from exc
+    return opened
