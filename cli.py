@@ -1,0 +1,287 @@
+"""The command line of stt2v: parse, call, report."""
+
+import importlib.util
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from stt2v import __version__
+from stt2v.engine.doctor import examine
+from stt2v.engine.errors import ExportError, Stt2vError, UsageError
+from stt2v.engine.models import DEFAULT_MODEL, MODELS, find_model
+from stt2v.engine.plan import plan_run
+from stt2v.engine.progress import Progress
+from stt2v.engine.request import Request
+
+if TYPE_CHECKING:
+    from stt2v.engine.session import Session
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="stt2v",
+    help="Long videos from one prompt or one image: StreamingSVD and StreamingT2V, compiled.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; every error is one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words  # wherever it stands, so that a failed line can be repeated with it at the end
+    try:
+        code = app([word for word in words if word != "--debug"], prog_name="stt2v", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        message = error.format_message().rstrip(".")
+        return _fail(f"{message}; see `{_command_path(error)} --help`", error.exit_code, debug)
+    except Stt2vError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except Exception as error:
+        return _fail(f"{type(error).__name__}: {error}; run with --debug to see where", 1, debug)
+    if code == INTERRUPTED:
+        sys.stderr.write("stt2v: stopped\n")
+    return int(code)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"stt2v: error: {' '.join(message.split())}\n")
+    return code
+
+
+def _command_path(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else "stt2v"
+
+
+def _guidance(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        raise UsageError(f"--guidance is {text!r}, expected MIN:MAX or one number, such as 1.5:3") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise UsageError(f"--size is {text!r}, expected WIDTHxHEIGHT, such as 1024x576") from None
+
+
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="What the video shows.")]
+ImageOption = Annotated[
+    Path | None, typer.Option("--image", help="The picture it starts from, or a folder: one video for each picture.")
+]
+ModelOption = Annotated[str, typer.Option("--model", help="One of `stt2v models`.")]
+FramesOption = Annotated[int | None, typer.Option("--num-frames", help="Frames in the file. Default: the model's.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Same seed, same video. Default: the model's.")]
+FpsOption = Annotated[float | None, typer.Option("--fps", help="Frames a second of the file. Default: the model's.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Denoising steps of the streaming stage.")]
+GuidanceOption = Annotated[
+    str | None, typer.Option("--guidance", metavar="MIN:MAX", help="Guidance of a chunk's first and last frame.")
+]
+FitOption = Annotated[
+    Literal["crop", "pad"], typer.Option("--fit", help="How an image of another shape meets the model's.")
+]
+NoInterpolateOption = Annotated[
+    bool, typer.Option("--no-interpolate", help="Generate every frame; do not double the rate.")
+]
+BackendOption = Annotated[str | None, typer.Option("--backend", help="The backend that runs the engines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def _request(guidance: str | None, no_interpolate: bool, **fields: Any) -> Request:
+    return Request(
+        guidance=_guidance(guidance) if guidance is not None else None,
+        interpolate=False if no_interpolate else None,
+        **fields,
+    )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _version(value: bool) -> None:
+    if value:
+        _say(f"stt2v {__version__}")
+        raise typer.Exit
+
+
+def _videos(
+    session: "Session", request: Request, image: Path | None, output: Path | None, progress: Progress, metadata: bool
+) -> Iterator[Path]:
+    """Each video once it is whole: one, or one for every picture of a folder."""
+    from stt2v.engine.run import generate_folder, generate_video
+
+    if image is not None and image.is_dir():
+        yield from generate_folder(session, request, image, output or Path("out"), progress, metadata)
+    else:
+        yield generate_video(session, request, output or Path("out.mp4"), progress, metadata)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options that stand before any command."""
+    if context.invoked_subcommand is None:
+        _say(context.get_help())
+
+
+@app.command()
+def generate(
+    prompt: PromptOption = None,
+    image: ImageOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    num_frames: FramesOption = None,
+    seed: SeedOption = None,
+    fps: FpsOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The MP4, by default out.mp4; for a folder of pictures a folder, out."),
+    ] = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    fit: FitOption = "crop",
+    no_interpolate: NoInterpolateOption = False,
+    backend: BackendOption = None,
+    engines: Annotated[
+        Path | None, typer.Option("--engines", help="The engine set's folder. Default: built here, else shipped.")
+    ] = None,
+    no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Keep settings and seed out of the file.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a video from a prompt or an image."""
+    from stt2v.engine.console import progress_on
+    from stt2v.engine.session import Session
+
+    began = time.monotonic()
+    request = _request(
+        guidance,
+        no_interpolate,
+        prompt=prompt,
+        image=image,
+        num_frames=num_frames,
+        seed=seed,
+        fps=fps,
+        steps=steps,
+        fit=fit,
+    )
+    request.resolve(find_model(model))  # a wrong argument is told before a missing engine set
+    with Session.open(model, engines, backend) as session, progress_on(sys.stderr) as progress:
+        if session.model.warning:
+            progress.note(session.model.warning)
+        files = []
+        for path in _videos(session, request, image, output, progress, not no_metadata):
+            files.append(str(path))
+            if not as_json:
+                _say(str(path))
+        if as_json:
+            seconds = round(time.monotonic() - began, 2)
+            _say(json.dumps({**session.plan(request).to_json(), "files": files, "seconds": seconds}))
+
+
+@app.command("build-engines")
+def build_engines(
+    model: ModelOption,
+    backend: Annotated[str, typer.Option("--backend", help="The backend to compile for.")] = "onnxruntime",
+    precision: Annotated[
+        Literal["fp32", "fp16", "fp8"], typer.Option("--precision", help="What the engines compute in.")
+    ] = "fp32",
+    target: Annotated[
+        str | None, typer.Option("--target", help="The card to compile for, such as sm_89. Default: this machine's.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of the frames. Default: the model's.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="The folder of the model's weights.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Seeded random weights, to measure or to try.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="The engine set's folder. Default: the store.")] = None,
+) -> None:
+    """Compile an engine set. Needs the extra `export`."""
+    from stt2v.engine.console import progress_on
+
+    if importlib.util.find_spec("torch") is None:
+        raise ExportError("build-engines needs torch, which is not installed; pip install 'stt2v[export]'")
+    from stt2v.export.build_model import build_model
+
+    with progress_on(sys.stderr) as progress:
+        built = build_model(
+            model, backend, precision, target, _size(size) if size else None, weights, random_weights, out, progress
+        )
+    for line in built.lines():
+        _say(line)
+
+
+@app.command()
+def plan(
+    prompt: PromptOption = None,
+    image: ImageOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    num_frames: FramesOption = None,
+    seed: SeedOption = None,
+    fps: FpsOption = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    fit: FitOption = "crop",
+    no_interpolate: NoInterpolateOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run comes to, before any work: frames, chunks, steps."""
+    declared = find_model(model)
+    request = _request(
+        guidance,
+        no_interpolate,
+        prompt=prompt,
+        image=image,
+        num_frames=num_frames,
+        seed=seed,
+        fps=fps,
+        steps=steps,
+        fit=fit,
+    )
+    planned = plan_run(declared, request.resolve(declared))
+    for line in [json.dumps(planned.to_json())] if as_json else planned.lines():
+        _say(line)
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List the models and their defaults."""
+    if as_json:
+        _say(json.dumps({name: model.to_json() for name, model in MODELS.items()}))
+        return
+    for model in MODELS.values():
+        default = " (default)" if model.name == DEFAULT_MODEL else ""
+        _say(f"{model.name}{default}: {model.summary}")
+        _say(
+            f"  from {' or '.join(model.inputs)}, {model.width}x{model.height}, {model.num_frames} frames at"
+            f" {model.fps:g} fps, seed {model.seed}"
+        )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run, and why not."""
+    findings = list(examine())
+    for finding in findings:
+        _say(f"{'ok ' if finding.good else 'BAD'} {finding.subject}: {finding.words}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
