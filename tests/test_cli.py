@@ -1,0 +1,246 @@
+"""The command line: what it makes, what it says when it cannot, and what it leaves behind."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import stt2v
+from stt2v import cli
+from stt2v.engine.errors import InterruptedRun, Stt2vError
+
+PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
+COMMANDS = ("generate", "build-engines", "plan", "models", "doctor")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command line in an empty folder; returns its exit code, stdout and stderr."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("STT2V_HOME", str(tmp_path / "home"))
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def assert_one_line(err: str) -> None:
+    assert re.fullmatch(r"stt2v: error: [^\n]+\n", err), err
+
+
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help(words: list[str]) -> None:
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert set(re.findall(r"^│ ([a-z-]+) ", out, re.MULTILINE)) >= set(COMMANDS)
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"stt2v {stt2v.__version__}\n", "")
+
+
+def test_every_option_has_help() -> None:
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        hints = command.callback.__annotations__.items()
+        assert all(hint.__metadata__[0].help for name, hint in hints if name != "return"), command.callback.__name__
+
+
+def test_public_names_are_found() -> None:
+    for name in stt2v.__all__:
+        assert getattr(stt2v, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = stt2v.nothing
+
+
+def test_models(run: Run) -> None:
+    code, out, _ = run("models")
+    assert code == 0
+    assert "tiny (default)" in out
+    assert "untrained" in out
+    declared = json.loads(run("models", "--json")[1])
+    assert declared["streaming-svd"]["num_frames"] == 200
+
+
+def test_plan(run: Run) -> None:
+    code, out, _ = run("plan", "--image", PICTURE, "--model", "streaming-svd", "--json")
+    planned = json.loads(out)
+    assert code == 0
+    assert (planned["num_frames"], planned["base_frames"], len(planned["chunks"])) == (200, 100, 6)
+    assert "200 frames of 1024x576" in run("plan", "--image", PICTURE, "--model", "streaming-svd")[1]
+
+
+def test_plan_without_interpolation(run: Run) -> None:
+    words = ("plan", "--image", PICTURE, "--model", "streaming-svd", "--no-interpolate", "--num-frames", 43, "--json")
+    planned = json.loads(run(*words)[1])
+    assert (planned["base_frames"], len(planned["chunks"])) == (43, 2)
+
+
+def test_doctor(run: Run) -> None:
+    code, out, _ = run("doctor")
+    assert code in (0, 1)
+    assert code == (1 if re.search("^BAD", out, re.MULTILINE) else 0)
+    assert "python" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "neither a prompt nor an image"),
+        (["--prompt", "a cat"], 2, "--prompt"),
+        (["--prompt", "a cat", "--image", PICTURE], 2, "--prompt and --image"),
+        (["--image", PICTURE, "--num-frames", "0"], 2, "0"),
+        (["--image", PICTURE, "--num-frames", "-5"], 2, "-5"),
+        (["--image", PICTURE, "--num-frames", "many"], 2, "--num-frames"),
+        (["--image", PICTURE, "--fps", "0"], 2, "frame rate"),
+        (["--image", PICTURE, "--fps", "nan"], 2, "frame rate"),
+        (["--image", PICTURE, "--seed", "-1"], 2, "seed"),
+        (["--image", PICTURE, "--steps", "0"], 2, "steps"),
+        (["--image", PICTURE, "--guidance", "much"], 2, "--guidance"),
+        (["--image", PICTURE, "--fit", "stretch"], 2, "stretch"),
+        (["--image", PICTURE, "--model", "huge"], 2, "streaming-svd, tiny"),
+        (["--image", PICTURE, "--backend", "abacus"], 2, "abacus"),
+        (["--image", PICTURE, "--frames", "5"], 2, "--frames"),
+        (["--image", "missing.jpg"], 2, "missing.jpg"),
+        (["--image", PICTURE, "--engines", "nowhere"], 1, "nowhere"),
+        (["--image", PICTURE, "--output", "no/such/folder/out.mp4"], 1, "no/such/folder"),
+        (["--image", PICTURE, "--output", "out.avi"], 2, ".mp4"),
+        (["--image", PICTURE, "--model", "streaming-svd"], 1, "build-engines --model streaming-svd"),
+    ],
+)
+def test_generate_refuses(run: Run, words: list[object], code: int, said: str) -> None:
+    got, out, err = run("generate", *words)
+    assert_one_line(err)
+    assert said in err
+    assert (got, out) == (code, "")
+    assert not list(Path.cwd().iterdir())
+
+
+def _text(path: Path) -> None:
+    path.write_text("this is no picture")
+
+
+def _dot(path: Path) -> None:
+    Image.new("RGB", (1, 1)).save(path)
+
+
+def _half(path: Path) -> None:
+    path.write_bytes(PICTURE.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize("spoil", [_text, _dot, _half])
+def test_generate_refuses_pictures(run: Run, tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    picture = tmp_path / "spoilt.png"
+    spoil(picture)
+    code, out, err = run("generate", "--image", picture)
+    assert_one_line(err)
+    assert "spoilt.png" in err
+    assert (code, out) == (2, "")
+    assert not list(Path.cwd().iterdir())
+
+
+def test_generate_refuses_a_folder_without_pictures(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = run("generate", "--image", tmp_path / "empty")
+    assert_one_line(err)
+    assert code == 2
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_generate_refuses_a_folder_that_is_not_writable(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o555)
+    code, _, err = run("generate", "--image", PICTURE, "--output", tmp_path / "closed" / "out.mp4")
+    assert_one_line(err)
+    assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(Stt2vError("went\nwrong"), 1), (InterruptedRun("stopped"), 3), (ZeroDivisionError("oops"), 1)],
+)
+def test_errors_are_one_line_and_debug_shows_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "find_model", fail)
+    got, _, err = run("plan", "--image", PICTURE)
+    assert_one_line(err)
+    assert got == code
+    for words in (("--debug", "plan"), ("plan", "--debug")):
+        got, _, err = run(*words, "--image", PICTURE)
+        assert "Traceback" in err
+        assert got == code
+
+
+def test_ctrl_c(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "find_model", stop)
+    assert run("plan", "--image", PICTURE) == (130, "", "stt2v: stopped\n")
+
+
+def test_build_engines_refuses(run: Run) -> None:
+    for words in (["--model", "huge"], ["--model", "tiny", "--backend", "abacus"], ["--model", "tiny", "--size", "9"]):
+        code, out, err = run("build-engines", *words, "--random-weights")
+        assert_one_line(err)
+        assert (code, out) == (2, "")
+
+
+def test_generate(run: Run) -> None:
+    words = ("generate", "--image", PICTURE, "--num-frames", 3, "--steps", 1)
+    code, out, err = run(*words)
+    assert (code, out) == (0, "out.mp4\n")
+    assert "untrained" in err
+    assert "peak memory" in err
+    assert [path.name for path in Path.cwd().iterdir()] == ["out.mp4"]
+    first = Path("out.mp4").read_bytes()
+
+    code, out, _ = run(*words, "--output", "again.mp4", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert (result["files"], result["num_frames"], result["seed"]) == (["again.mp4"], 3, 33)
+    assert Path("again.mp4").read_bytes() == first
+
+
+def test_generate_from_a_folder(run: Run, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("b", "a"):
+        Image.new("RGB", (128, 64), "navy").save(pictures / f"{name}.png")
+    (pictures / "notes.txt").write_text("no picture")
+    code, out, _ = run("generate", "--image", pictures, "--num-frames", 1)
+    assert (code, out) == (0, "out/a.mp4\nout/b.mp4\n")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_installed_script(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("stt2v")
+    words = [script, "generate", "--image", "missing.jpg"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert_one_line(done.stderr)
