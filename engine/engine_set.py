@@ -7,7 +7,10 @@ from typing import Self
 from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.base import Backend, Closing, Engine
 from stt2v.engine.manifest import Manifest, read_manifest, verify
+from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models.model import Model
+
+TOKENIZER = "_tokenizer.json"
 
 
 class EngineSet(Mapping[str, Engine], Closing):
@@ -17,6 +20,11 @@ class EngineSet(Mapping[str, Engine], Closing):
         self.directory = directory
         self.manifest = manifest
         self.model = Model.from_json(manifest.model)
+        self.tokenizers = {
+            name.removesuffix(TOKENIZER): Tokenizer(directory / name)
+            for name in manifest.files
+            if name.endswith(TOKENIZER)
+        }
         self._backend = backend
         self._entries = {entry.spec.name: entry for entry in manifest.engines}
         self._loaded: dict[str, Engine] = {}
@@ -26,7 +34,7 @@ class EngineSet(Mapping[str, Engine], Closing):
         """Raises EngineSetError when a file is missing or changed, BackendError when it cannot run here."""
         manifest = read_manifest(directory)
         verify(directory, manifest)
-        return cls(directory, manifest, open_backend(manifest.backend))
+        return cls(directory, manifest, open_backend(manifest.backend, manifest.target))
 
     def __getitem__(self, name: str) -> Engine:
         if name not in self._loaded:

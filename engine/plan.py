@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stt2v.engine.blend import window_starts
 from stt2v.engine.errors import PlanError
-from stt2v.engine.models.model import Model
+from stt2v.engine.models.model import Enhancing, Model
 from stt2v.engine.request import Settings
 
 
@@ -49,10 +50,18 @@ class RunPlan:
     base_frames: int
     chunks: tuple[ChunkPlan, ...]
     steps: int
+    enhancing: Enhancing | None
+    windows: tuple[int, ...]
+    interpolate: bool
 
     @property
     def generated_frames(self) -> int:
         return self.chunks[-1].stop
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames that go through the enhancer: at least a window, cut to `base_frames` afterwards."""
+        return max(self.base_frames, self.enhancing.window) if self.enhancing else self.base_frames
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -62,7 +71,18 @@ class RunPlan:
             f"{self.model}: {self.num_frames} frames of {self.width}x{self.height}, {length}",
             f"base video: {self.base_frames} frames from {len(self.chunks)} chunks"
             f" (1 first, {later} streaming), {self.generated_frames} generated, {self.steps} denoising steps",
+            *self._enhancing_lines(),
+            *(["interpolation: every second frame is made from its neighbours"] if self.interpolate else []),
             f"seed {self.seed}",
+        ]
+
+    def _enhancing_lines(self) -> list[str]:
+        if self.enhancing is None:
+            return []
+        how = self.enhancing
+        return [
+            f"enhancer {how.name}: {self.clip_frames} frames in {len(self.windows)} windows of {how.window} that share"
+            f" {how.overlap}, {how.steps} steps each, after a pass over the first frame of every window"
         ]
 
     def settings_json(self) -> dict[str, Any]:
@@ -76,15 +96,21 @@ class RunPlan:
 def plan_run(model: Model, settings: Settings) -> RunPlan:
     """The plan of a resolved request. Raises PlanError before any work."""
     frames = base_frames(settings.num_frames, settings.interpolate)
-    chunks = plan_chunks(frames, model.chunk, model.conditional)
+    enhancing = settings.enhancing
+    clip = max(frames, enhancing.window) if enhancing else frames
+    chunks = plan_chunks(clip, model.chunk, model.conditional)
+    size = enhancing or model
     return RunPlan(
         model=model.name,
-        width=model.width,
-        height=model.height,
+        width=size.width,
+        height=size.height,
         num_frames=settings.num_frames,
         fps=settings.fps,
         seed=settings.seed,
         base_frames=frames,
         chunks=chunks,
         steps=model.first.steps + (len(chunks) - 1) * settings.streaming.steps,
+        enhancing=enhancing,
+        windows=window_starts(clip, enhancing.window, enhancing.overlap) if enhancing else (),
+        interpolate=settings.interpolate,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stt2v.engine.errors import UsageError
 from stt2v.engine.media.image import Fit
-from stt2v.engine.models.model import Denoising, Model
+from stt2v.engine.models.model import Denoising, Enhancing, Model
 from stt2v.engine.noise import LARGEST_SEED
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class Settings:
     fps: float
     streaming: Denoising
     fit: Fit
+    enhancing: Enhancing | None
+    negative_prompt: str | None
     interpolate: bool
 
 
@@ -46,6 +48,11 @@ class Request:
     steps: int | None = None
     guidance: tuple[float, float] | None = None
     fit: Fit = "crop"
+    negative_prompt: str | None = None
+    enhance: bool = True
+    window: int | None = None
+    overlap: int | None = None
+    blending: bool = True
     interpolate: bool | None = None
 
     def resolve(self, model: Model) -> Settings:
@@ -70,16 +77,26 @@ class Request:
             fps=fps,
             streaming=self._streaming(model),
             fit=self.fit,
+            enhancing=self._enhancing(model),
+            negative_prompt=self.negative_prompt,
             interpolate=_or(self.interpolate, model.interpolate),
         )
 
     def _check_input(self, model: Model) -> None:
         given = [name for name in ("prompt", "image") if getattr(self, name) is not None]
-        usable = [name for name in given if name in model.inputs]
-        wanted = " or ".join(f"--{name}" for name in model.inputs)
-        if len(given) != 1 or not usable:
-            came = " and ".join(f"--{name}" for name in given) or "neither a prompt nor an image"
+        if not set(given) & set(model.inputs):
+            wanted = " or ".join(f"--{name}" for name in model.inputs)
+            came = "only a prompt" if given else "neither a prompt nor an image"
             raise UsageError(f"model {model.name!r} starts from {wanted}, got {came}")
+
+    def _enhancing(self, model: Model) -> Enhancing | None:
+        if not (self.enhance and model.enhancing):
+            return None
+        window = _or(self.window, model.enhancing.window)
+        overlap = _or(self.overlap, model.enhancing.overlap) if self.blending else 0
+        if not 0 <= overlap < window:
+            raise UsageError(f"overlap is {overlap} of window {window}, expected 0 to {window - 1}")
+        return replace(model.enhancing, window=window, overlap=overlap)
 
     def _streaming(self, model: Model) -> Denoising:
         steps = _or(self.steps, model.streaming.steps)

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from stt2v.engine.backends.base import Array, Closing, Engine, Frames, Value
+from stt2v.engine.backends.base import Closing, Engine, Frames, Value
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import UsageError
-from stt2v.engine.loop import Loop, OnStep
-from stt2v.engine.media.image import fit_image, load_image, model_image
+from stt2v.engine.loop import OnStep
+from stt2v.engine.media.image import fit_image, load_image
+from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models import DEFAULT_MODEL, find_model
-from stt2v.engine.models.conditions import open_conditions
 from stt2v.engine.models.model import Model
 from stt2v.engine.noise import Noise
+from stt2v.engine.pipeline import Pipeline
 from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.request import Request, Settings
-from stt2v.engine.stages.decode import to_uint8
 from stt2v.engine.store import find_set
 
 StepCallback = Callable[["Session", int, float, dict[str, Any]], dict[str, Any]]
@@ -40,9 +40,12 @@ class Session(Closing):
             ...
     """
 
-    def __init__(self, model: Model, engines: Mapping[str, Engine]) -> None:
+    def __init__(
+        self, model: Model, engines: Mapping[str, Engine], tokenizers: Mapping[str, Tokenizer] | None = None
+    ) -> None:
         self.model = model
         self.engines = engines
+        self.tokenizers = tokenizers or {}
 
     @classmethod
     def open(cls, model: str = DEFAULT_MODEL, engines: Path | None = None, backend: str | None = None) -> Self:
@@ -55,7 +58,7 @@ class Session(Closing):
         if opened.model.name != model:
             opened.close()
             raise UsageError(f"engine set {opened.directory} is of model {opened.model.name!r}, expected {model!r}")
-        return cls(opened.model, opened)
+        return cls(opened.model, opened, opened.tokenizers)
 
     def plan(self, request: Request) -> RunPlan:
         """What `request` comes to. Raises UsageError before any work."""
@@ -75,32 +78,22 @@ class Session(Closing):
         settings = request.resolve(self.model)
         plan = plan_run(self.model, settings)
         watcher = progress or Silent()
-        image = self._image(settings, watcher)
-        return self._chunks(settings, plan, image, watcher, self._on_step(watcher, callback_on_step_end))
+        pipeline = Pipeline(self.model, self.engines, self.tokenizers, settings, plan, Noise(settings.seed), watcher)
+        picture = self._picture(settings, watcher)
+        frames = pipeline.run(picture, self._on_step(watcher, callback_on_step_end))
+        return (Chunk(index, block) for index, block in enumerate(frames))
 
     def close(self) -> None:
         if isinstance(self.engines, EngineSet):
             self.engines.close()
 
-    def _chunks(
-        self, settings: Settings, plan: RunPlan, image: Array, progress: Progress, on_step: OnStep
-    ) -> Iterator[Chunk]:
-        noise = Noise(settings.seed)
-        conditions = open_conditions(self.model, self.engines, image, noise)
-        loop = Loop(self.model, self.engines, conditions, noise, settings.streaming, on_step)
-        progress.stage("generate", plan.steps)
-        left = plan.base_frames
-        for index, frames in enumerate(loop.chunks(len(plan.chunks))):
-            yield Chunk(index, to_uint8(frames[:left]))
-            left -= len(frames[:left])
-
-    def _image(self, settings: Settings, progress: Progress) -> Array:
+    def _picture(self, settings: Settings, progress: Progress) -> Frames:
         if settings.image is None:
             raise UsageError(f"model {self.model.name!r} starts from an image, got none; give --image")
         pixels, word = fit_image(load_image(settings.image), self.model.width, self.model.height, settings.fit)
         if word:
             progress.note(word)
-        return model_image(pixels)
+        return pixels
 
     def _on_step(self, progress: Progress, callback: StepCallback | None) -> OnStep:
         def on_step(chunk: int, step: int, timestep: float, latents: Value) -> Value:

@@ -15,6 +15,18 @@ class Denoising:
 
 
 @dataclass(frozen=True)
+class Enhancing:
+    """How a whole video is refined: an enhancer's name, its picture size, and its windows in frames."""
+
+    name: str
+    width: int
+    height: int
+    window: int
+    overlap: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Model:
     """A family of networks with its sizes and defaults.
 
@@ -40,6 +52,7 @@ class Model:
     latent_channels: int = 4
     downscale: int = 8
     first_through_8_bits: bool = False
+    enhancing: Enhancing | None = None
     interpolate: bool = False
     warning: str = ""
 
@@ -55,7 +68,8 @@ class Model:
     def from_json(cls, data: Mapping[str, Any]) -> "Model":
         """The declaration kept in an engine set's manifest."""
         parts = {key: _denoising(data[key]) for key in ("first", "streaming")}
-        return cls(**{**data, **parts, "inputs": tuple(data["inputs"])})
+        enhancing = Enhancing(**data["enhancing"]) if data["enhancing"] else None
+        return cls(**{**data, **parts, "enhancing": enhancing, "inputs": tuple(data["inputs"])})
 
 
 def _denoising(data: Mapping[str, Any]) -> Denoising:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Value
-from stt2v.engine.models.model import Denoising, Model
+from stt2v.engine.models.model import Denoising, Enhancing, Model
 from stt2v.engine.noise import NoiseSource
 
 FRAME_RATE_ID = 6.0
@@ -32,6 +32,7 @@ STREAMING_SVD = Model(
     num_frames=200,
     fps=24.0,
     first_through_8_bits=True,
+    enhancing=Enhancing("i2vgen-xl", 1280, 720, window=38, overlap=12, steps=30),
     interpolate=True,
 )
 

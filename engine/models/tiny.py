@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from stt2v.engine.models.model import Denoising
+from stt2v.engine.models.model import Denoising, Enhancing
 from stt2v.engine.models.streaming_svd import STREAMING_SVD
 
 TINY = replace(
@@ -13,8 +13,8 @@ TINY = replace(
     height=64,
     first=Denoising("karras", 4, (1.0, 3.0)),
     streaming=Denoising("align-your-steps", 4, (1.5, 3.0)),
-    num_frames=43,
+    num_frames=64,
     fps=12.0,
-    interpolate=False,
+    enhancing=Enhancing("i2vgen-xl", 256, 128, window=8, overlap=3, steps=3),
     warning="tiny is untrained: its frames are coloured noise around the anchor, not a video of your picture",
 )

@@ -47,7 +47,8 @@ def test_default_run_of_streaming_svd() -> None:
     plan = plan_run(SVD, Request(image=Path("photo.jpg")).resolve(SVD))
     assert (plan.num_frames, plan.base_frames, len(plan.chunks), plan.generated_frames) == (200, 100, 6, 115)
     assert plan.steps == 25 + 5 * 30
-    assert any("1024x576" in line for line in plan.lines())
+    assert (plan.width, plan.height, plan.windows) == (1280, 720, (0, 26, 52, 62))
+    assert any("1280x720" in line for line in plan.lines())
     assert plan.to_json()["generated_frames"] == 115
 
 
@@ -63,7 +64,10 @@ def test_default_run_of_streaming_svd() -> None:
         {"guidance": (1.0, float("inf"))},
         {"fit": "stretch"},
         {"image": None},
-        {"prompt": "a cat"},
+        {"image": None, "prompt": "a cat"},
+        {"window": 8, "overlap": 8},
+        {"overlap": -1},
+        {"window": 12},
     ],
 )
 def test_values_that_cannot_be_are_refused(change: dict[str, object]) -> None:
@@ -80,3 +84,29 @@ def test_unknown_model_lists_the_known_ones() -> None:
 def test_declaration_survives_the_manifest() -> None:
     for model in MODELS.values():
         assert type(model).from_json(json.loads(json.dumps(model.to_json()))) == model
+
+
+def test_run_without_enhancer_has_the_base_size() -> None:
+    plan = plan_run(SVD, Request(image=Path("photo.jpg"), enhance=False).resolve(SVD))
+    assert (plan.width, plan.height, plan.windows, plan.clip_frames) == (1024, 576, (), 100)
+
+
+def test_short_clip_is_generated_to_a_window() -> None:
+    plan = plan_run(SVD, Request(image=Path("photo.jpg"), num_frames=40).resolve(SVD))
+    assert (plan.base_frames, plan.clip_frames, len(plan.chunks), plan.windows) == (20, 38, 2, (0,))
+
+
+@pytest.mark.parametrize("interpolate", [True, False])
+@pytest.mark.parametrize("num_frames", [1, 16, 25, 26, 37, 76, 77, 100, 101, 200, 600, 1200, 2500])
+def test_every_length_is_covered(num_frames: int, interpolate: bool) -> None:
+    request = Request(image=Path("photo.jpg"), num_frames=num_frames, interpolate=interpolate)
+    plan = plan_run(SVD, request.resolve(SVD))
+    assert plan.base_frames == (-(-num_frames // 2) if interpolate else num_frames)
+    assert plan.generated_frames >= plan.clip_frames >= plan.base_frames
+    covered = {frame for start in plan.windows for frame in range(start, start + 38)}
+    assert covered == set(range(plan.clip_frames))
+
+
+def test_without_blending_windows_do_not_overlap() -> None:
+    request = Request(image=Path("photo.jpg"), num_frames=152, blending=False)
+    assert plan_run(SVD, request.resolve(SVD)).windows == (0, 38)
