@@ -14,26 +14,27 @@ import numpy.typing as npt
 from stt2v.engine.backends.base import Array, Engine, Frames, Value, Values
 from stt2v.engine.blend import draw_offsets
 from stt2v.engine.ddim import ddim_table, noised
-from stt2v.engine.media.pictures import (
-    centre_crop,
-    clip_picture,
-    clip_pixels,
-    resized,
-    rounded_picture,
-    signed_pixels,
-)
-from stt2v.engine.models.i2vgen_xl import EnhancerPass, EnhancerSettings, plan_passes
+from stt2v.engine.media.image import model_image
+from stt2v.engine.media.pictures import centre_crop, clip_picture, clip_pixels, resized, rounded_picture
+from stt2v.engine.models.i2vgen_xl import ENHANCER, EnhancerPass, EnhancerSettings, plan_passes
 from stt2v.engine.noise import NoiseSource
+from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.denoise import guided_step
 from stt2v.engine.stages.windows import BlendedClip, LocalWindows
 
 Tokens = npt.NDArray[np.int64]
 Allocate = Callable[[tuple[int, ...]], Array]
+OnWindows = Callable[[int, int, int], None]
+"""Called after each step with the number of the pass, the index of the step and how many windows it had."""
 
 
 def float_array(shape: tuple[int, ...]) -> Array:
     """Where latents live unless the caller says otherwise: an array in memory."""
     return np.empty(shape, np.float32)
+
+
+def unwatched(number: int, step: int, windows: int) -> None:
+    """Where progress goes when nobody looks."""
 
 
 def encode_prompt(engines: Mapping[str, Engine], prompt: Tokens, negative: Tokens) -> Value:
@@ -49,8 +50,9 @@ class Enhancer:
     engines: Mapping[str, Engine]
     text: Value
     noise: NoiseSource
-    settings: EnhancerSettings = EnhancerSettings()
+    settings: EnhancerSettings = ENHANCER
     allocate: Allocate = float_array
+    on_step: OnWindows = unwatched
 
     def enhance(self, frames: Sequence[Frames], picture: Frames) -> Iterator[Frames]:
         """Refine a clip of at least one window (a shorter one is generated to that length and cut afterwards).
@@ -58,21 +60,26 @@ class Enhancer:
         frames: [H, W, 3], uint8 each, of any size; picture: what the clip began with, of any size.
         Yields as many frames at the enhancer's size.
 
-        Raises: PlanError before any work when windows and clip do not fit; BackendError.
+        Raises: PlanError here and now when windows and clip do not fit; BackendError and StageError later.
         """
-        pictures: Sequence[Frames] = [picture]
-        *keys, whole = enumerate(plan_passes(len(frames), self.settings))
-        for number, plan in keys:
+        return self._passes(plan_passes(len(frames), self.settings), frames, [picture])
+
+    def _passes(
+        self, plans: Sequence[EnhancerPass], frames: Sequence[Frames], pictures: Sequence[Frames]
+    ) -> Iterator[Frames]:
+        """Each pass is conditioned on the results of the one before; those of the last are wanted."""
+        *before, last = enumerate(plans)
+        for number, plan in before:
             pictures = list(self.run_pass(number, plan, frames, pictures))
-        yield from self.run_pass(*whole, frames, pictures)
+        yield from self.run_pass(*last, frames, pictures)
 
     def run_pass(
         self, number: int, plan: EnhancerPass, frames: Sequence[Frames], pictures: Sequence[Frames]
     ) -> Iterator[Frames]:
         """One pass from pictures to pictures; see `begin` for what goes in."""
         clip = self.begin(number, plan, frames, pictures)
-        for _ in clip.run():
-            pass
+        for step in clip.run():
+            self.on_step(number, step, len(plan.starts))
         return self.decode(clip.latents[: plan.kept])
 
     def begin(
@@ -127,23 +134,22 @@ class Enhancer:
 
     def encode(self, picture: Frames, stage: str, index: int) -> Array:
         """A picture of the enhancer's size -> [C, h, w], float32: a sample of its scaled latent."""
-        engine = self.engines["enhance_vae_encode"]
-        shape = next(tensor.shape for tensor in engine.spec.inputs if tensor.name == "noise")
-        noise = self.noise.normal(stage, index, 0, shape)
-        return np.asarray(engine.run({"image": signed_pixels(picture), "noise": noise})["latents"])[0]
+        inputs = {"image": model_image(picture), "noise": self.noise.normal(stage, index, 0, (1, *self._latent_shape))}
+        latents = np.asarray(self.engines["enhance_vae_encode"].run(inputs)["latents"])
+        return latents.reshape(self._latent_shape)
 
     def decode(self, latents: Array) -> Iterator[Frames]:
-        """latents: [frames, C, h, w] -> one picture after the other."""
+        """latents: [frames, C, h, w] -> one picture after the other. Raises StageError for NaN or a single colour."""
         engine = self.engines["enhance_vae_decode"]
         for index in range(len(latents)):
-            yield rounded_picture(np.asarray(engine.run({"latents": latents[index : index + 1]})["image"]))
+            pixels = np.asarray(engine.run({"latents": latents[index : index + 1]})["frames"])
+            yield rounded_picture(check_frames("enhance", pixels))
 
     def _start(self, plan: EnhancerPass, frames: Sequence[Frames], stage: str, timestep: int) -> Array:
         """The latents of the pass's frames, noised up to `timestep`: [frames, C, h, w]."""
+        latents = self.allocate((len(plan.frames), *self._latent_shape))
         for position, index in enumerate(plan.frames):
             clean = self.encode(resized(frames[index], self._size), f"{stage}_frame", position)
-            if position == 0:
-                latents = self.allocate((len(plan.frames), *clean.shape))
             noise = self.noise.normal(f"{stage}_start", position, 0, clean.shape)
             latents[position] = noised(self.settings.schedule, timestep, clean, noise)
         return latents
@@ -153,3 +159,8 @@ class Enhancer:
         """Width and height of the pictures that go through the autoencoder."""
         height, width = self.engines["enhance_vae_encode"].spec.inputs[0].shape[-2:]
         return width, height
+
+    @property
+    def _latent_shape(self) -> tuple[int, ...]:
+        """[C, h, w] of one picture's latent."""
+        return self.engines["enhance_vae_decode"].spec.inputs[0].shape[1:]

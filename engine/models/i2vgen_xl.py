@@ -1,0 +1,87 @@
+"""I2VGen-XL as an enhancer: the reference's settings, and the passes over a clip of any length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stt2v.engine.blend import window_starts
+from stt2v.engine.ddim import Schedule, timesteps
+from stt2v.engine.errors import PlanError
+
+PROMPT = "High Quality, HQ, detailed."
+NEGATIVE_PROMPT = (
+    "Distorted, blurry, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, disconnected "
+    "limbs, Ugly faces, incomplete arms"
+)
+
+SCHEDULE = Schedule(
+    prediction_type="v_prediction",
+    beta_schedule="squaredcos_cap_v2",
+    steps_offset=1,
+    set_alpha_to_one=True,
+    rescale_betas_zero_snr=True,
+)
+
+
+def key_lengths(window: int) -> tuple[int, ...]:
+    """The clip lengths for which key-frame graphs are made: short clips need not pay for a whole window."""
+    return (*(length for length in (8, 16) if length < window), window)
+
+
+@dataclass(frozen=True)
+class EnhancerSettings:
+    """How the enhancer samples. `fps` is what the network is told, whatever the rate of the file."""
+
+    window: int = 38
+    overlap: int = 12
+    key_lengths: tuple[int, ...] = key_lengths(38)
+    steps: int = 30
+    strength: float = 0.97
+    guidance: float = 9.0
+    fps: int = 38
+    schedule: Schedule = SCHEDULE
+
+    @property
+    def run_steps(self) -> int:
+        """How many steps are done: the share `strength` of them."""
+        return len(timesteps(self.schedule, self.steps, self.strength))
+
+
+ENHANCER = EnhancerSettings()
+
+
+@dataclass(frozen=True)
+class EnhancerPass:
+    """One pass: which frames of the clip it refines, in which windows.
+
+    frames: indices into the clip, repeating the last where the pass is padded; kept: how many results count.
+    """
+
+    frames: tuple[int, ...]
+    kept: int
+    window: int
+    starts: tuple[int, ...]
+
+
+def plan_passes(frames: int, settings: EnhancerSettings) -> tuple[EnhancerPass, ...]:
+    """The passes in their order, the one over the whole clip last.
+
+    The first pass is conditioned on the input picture. Window k of every later pass is conditioned on result k of the
+    pass before it, which has refined the first frame of every window as one short clip. Key frames too many for the
+    longest key-frame graph are worked on in windows themselves.
+
+    Raises: PlanError when windows and clip do not fit (see `window_starts`), or a window is of one frame only.
+    """
+    if settings.window < 2:
+        raise PlanError(f"window is {settings.window}, expected at least 2 frames; raise the window")
+    return _passes(tuple(range(frames)), settings)
+
+
+def _passes(frames: Sequence[int], settings: EnhancerSettings) -> tuple[EnhancerPass, ...]:
+    starts = window_starts(len(frames), settings.window, settings.overlap)
+    keys = tuple(frames[start] for start in starts)
+    whole = EnhancerPass(tuple(frames), len(frames), settings.window, starts)
+    if len(keys) > max(settings.key_lengths):
+        return (*_passes(keys, settings), whole)
+    length = min(length for length in settings.key_lengths if length >= len(keys))
+    padding = (keys[-1],) * (length - len(keys))
+    return (EnhancerPass(keys + padding, len(keys), length, (0,)), whole)
