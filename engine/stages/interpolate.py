@@ -7,6 +7,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames
 from stt2v.engine.errors import StageError
+from stt2v.engine.plan import base_frames
 
 CUT = 30.0
 """Mean difference of two neighbouring frames, in 8-bit levels of their thumbnails, from which they are two scenes."""
@@ -14,22 +15,17 @@ CUT = 30.0
 THUMBNAIL = 16  # pixels of a frame that make one of its thumbnail, so that moving texture does not count as a cut
 
 
-def base_frames(num_frames: int) -> int:
-    """How many frames `interpolate` takes to give `num_frames`."""
-    return (num_frames + 1) // 2
-
-
 def interpolate(frames: Iterable[Frames], engine: Engine, num_frames: int, cut: float | None = CUT) -> Iterator[Frames]:
     """Blocks of frames -> blocks of twice the clip, `num_frames` frames in all.
 
-    frames: blocks [n, H, W, 3], uint8, RGB, of any n; frames over `base_frames(num_frames)` are left alone.
+    frames: blocks [n, H, W, 3], uint8, RGB, of any n; frames over half of `num_frames` are left alone.
     engine: image0, image1 [B, 3, H, W] in [0, 1] -> middle; B pairs are done at once.
     cut: where neighbours differ by more, the earlier one is shown twice instead of a mixture of both; None: never.
 
     The given frames come back as they are, each pair with one frame between; an even number ends on its last frame
     twice, as the reference does. Raises: StageError when there are too few frames or the engine gives NaN.
     """
-    needed = base_frames(num_frames)
+    needed = base_frames(num_frames, interpolate=True)
     source = itertools.islice(itertools.chain.from_iterable(frames), needed)
     last = next(source, None)
     if last is None:
@@ -49,7 +45,7 @@ def interpolate(frames: Iterable[Frames], engine: Engine, num_frames: int, cut: 
 
 def _too_few(count: int, num_frames: int) -> str:
     return (
-        f"interpolation got {count} frames, {num_frames} frames need {base_frames(num_frames)}; "
+        f"interpolation got {count} frames, {num_frames} frames need {base_frames(num_frames, interpolate=True)}; "
         "generate more base frames or ask for fewer"
     )
 
@@ -73,7 +69,7 @@ def _middles(first: Frames, second: Frames, engine: Engine) -> Frames:
     batch = _batch(engine)
     middle = np.asarray(engine.run({"image0": _unit(first, batch), "image1": _unit(second, batch)})["middle"])
     if not np.isfinite(middle).all():
-        raise StageError("interpolation gave NaN or infinite values; build its engine with a higher precision")
+        raise StageError("stage interpolate made NaN or infinite values; build its engine in a higher precision")
     levels = (middle[: len(first)].astype(np.float32) * np.float32(255.0)).astype(np.uint8)
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
@@ -81,7 +77,7 @@ def _middles(first: Frames, second: Frames, engine: Engine) -> Frames:
 def _unit(frames: Frames, batch: int) -> Array:
     """[n, H, W, 3], uint8 -> [batch, 3, H, W], float32, in [0, 1]; the last frame fills the batch."""
     filled = frames[np.minimum(np.arange(batch), len(frames) - 1)]
-    return np.ascontiguousarray(filled.transpose(0, 3, 1, 2)) / np.float32(255.0)
+    return np.ascontiguousarray(filled.transpose(0, 3, 1, 2), np.float32) / np.float32(255.0)
 
 
 def scene_change(first: Frames, second: Frames) -> Array:

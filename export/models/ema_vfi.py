@@ -94,7 +94,8 @@ class EmaVfi(nn.Module):
         warped0, warped1 = warp_pair(image0, image1, flow)
         pictures = torch.cat([image0, image1, warped0, warped1, mask, flow], 1)
         correction = self.unet(pictures, *warp_pyramid(appearance, flow))
-        return (blend(warped0, warped1, mask) + 2 * correction - 1).clamp(0, 1)
+        frame: Tensor = blend(warped0, warped1, mask) + 2 * correction - 1
+        return frame.clamp(0, 1)
 
 
 def warp_pair(image0: Tensor, image1: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,9 +119,9 @@ class MiddleFrame(nn.Module):
     def forward(self, image0: Tensor, image1: Tensor) -> Tensor:
         """image0, image1: [B, 3, H, W], RGB, float32, in [0, 1] -> middle: the same."""
         height, width = image0.shape[2:]
-        middle = self.network(_views(image0), _views(image1))
-        upright, turned = middle.chunk(2)
-        return (0.5 * (upright + turned.flip(2, 3)))[:, :, :height, :width].flip(1)
+        upright, turned = self.network(_views(image0), _views(image1)).chunk(2)
+        middle: Tensor = 0.5 * (upright + turned.flip(2, 3))
+        return middle[:, :, :height, :width].flip(1)
 
 
 def _views(image: Tensor) -> Tensor:

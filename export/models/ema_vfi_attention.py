@@ -118,7 +118,7 @@ class InterFrameAttention(nn.Module):
         return self.proj(_merge_heads(appearance)), self.motion_proj(_merge_heads(match) - place)
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def _merge_heads(x: Tensor) -> Tensor:

@@ -54,3 +54,10 @@ def load_ema_vfi(checkpoint: State, heads: tuple[int, int] | None = None, window
     with torch.device("meta"):
         network = EmaVfi(config)
     return load_strict(network, state)
+
+
+def original_shapes(config: EmaVfiConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights under the original keys, without the wrapper's prefix."""
+    with torch.device("meta"):
+        state = EmaVfi(config).state_dict()
+    return {key: tuple(t.shape) for key, t in rename(state, ((r"\.dwconv\.", ".dwconv.dwconv."),)).items()}

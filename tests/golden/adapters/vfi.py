@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden.cases import Adapter, Case
 from PIL import Image
 from torch import Tensor, nn
 
-from stt2v.engine.backends.base import Value, Values
-from stt2v.engine.spec import EngineSpec, TensorSpec
+from golden.cases import Adapter, Case
 from stt2v.engine.stages.interpolate import interpolate
+from stt2v.export.eager import EagerEngine
+from stt2v.export.families.ema_vfi import InterpolatorGraphs
 from stt2v.export.models.ema_vfi import EmaVfi, MiddleFrame, blend
 from stt2v.export.models.ema_vfi_attention import MotionBlock
 from stt2v.export.models.ema_vfi_backbone import CrossScaleEmbed, OverlapEmbed
 from stt2v.export.models.ema_vfi_flow import FlowHead, resize, warp, warp_pyramid
 from stt2v.export.models.ema_vfi_refine import RefineUNet
 from stt2v.export.weights.base import load_strict, take
-from stt2v.export.weights.ema_vfi import ema_vfi_state, load_ema_vfi
+from stt2v.export.weights.ema_vfi import ema_vfi_config, ema_vfi_state, load_ema_vfi
 
 Outputs = dict[str, Any]
 Predict = Callable[[EmaVfi, Tensor, Tensor, float], Tensor]
@@ -105,7 +105,7 @@ def full(case: Case) -> Outputs:
 
 
 def modes(case: Case) -> Outputs:
-    """The reference's ways to call the network; those that find flow on smaller pictures are put together from parts."""
+    """The reference's ways to call the network; those that find flow on smaller pictures are made of its parts."""
     network, (image0, image1) = _network(case), _pair(case)
     middle = MiddleFrame(network)(image0.flip(1), image1.flip(1)).flip(1)
     times = (0.25, 0.5, 0.8)
@@ -175,17 +175,23 @@ def _one_mask_per_area(network: EmaVfi) -> Iterator[None]:
 
 def process(case: Case) -> Outputs:
     """The reference keeps one frame more than an even length needs, so its clips may be longer than asked for."""
-    video, module = case.inputs["video"], MiddleFrame(_network(case))
+    video = case.inputs["video"]
+    height, width = video.shape[1:3]
+    weights, (heads, window) = case.weights(), _structure(case)
+    config = ema_vfi_config(ema_vfi_state(weights), heads, window)
+    graph = InterpolatorGraphs(config, weights, width, height).interpolate()
+    engine = EagerEngine(graph)
+    seen = _watch(graph.module)
     outputs: Outputs = {}
     for length in (run["video_len"] for run in case.config["runs"]):
         kept = video[: length // 2 + 1]
-        engine = EagerMiddle(module, kept.shape[1:3])
+        seen.calls.clear()
         num_frames = 2 * len(kept) - length % 2
         blocks = list(interpolate(np.array_split(kept, 2), engine, num_frames, cut=None))
         frames = np.concatenate(blocks)
         assert len(frames) == next(run["frames_out"] for run in case.config["runs"] if run["video_len"] == length)
         outputs[f"len{length}.frames"] = frames
-        outputs[f"len{length}.mid_float_bgr"] = np.concatenate(engine.middles)[:, ::-1]
+        outputs[f"len{length}.mid_float_bgr"] = torch.cat([middle for _, middle in seen.calls]).flip(1)
         outputs[f"len{length}.resized_crop"] = _enlarged(frames, case.config["final_resize"])
     return outputs
 
@@ -196,44 +202,39 @@ def _enlarged(frames: np.ndarray, size: list[int]) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(frame).resize(tuple(size)))[:height, :width] for frame in frames])
 
 
-class EagerMiddle:
-    """The middle-frame graph as an engine of batch 1."""
-
-    def __init__(self, module: MiddleFrame, size: tuple[int, ...]) -> None:
-        self.module = module
-        self.middles: list[np.ndarray] = []
-        pair = tuple(TensorSpec(name, "float32", (1, 3, *size)) for name in ("image0", "image1"))
-        self.spec = EngineSpec("interpolate", pair, (TensorSpec("middle", "float32", (1, 3, *size)),))
-
-    def run(self, inputs: Values) -> dict[str, Value]:
-        images = {name: torch.from_numpy(np.asarray(value)) for name, value in inputs.items()}
-        self.middles.append(self.module(**images).numpy())
-        return {"middle": self.middles[-1]}
-
-    def close(self) -> None:
-        pass
-
-
 class Watch:
-    """What a module last got and gave."""
+    """What a module got and gave, call by call."""
 
-    inputs: Any = None
-    outputs: Any = None
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any]] = []
+
+    @property
+    def inputs(self) -> Any:
+        return self.calls[-1][0]
+
+    @property
+    def outputs(self) -> Any:
+        return self.calls[-1][1]
 
 
 def _watch(module: nn.Module) -> Watch:
     watch = Watch()
 
     def note(_: nn.Module, inputs: Any, outputs: Any) -> None:
-        watch.inputs, watch.outputs = inputs, outputs
+        watch.calls.append((inputs, outputs))
 
     module.register_forward_hook(note)
     return watch
 
 
 def _network(case: Case) -> EmaVfi:
-    heads = case.config["backbone"]["num_heads"]
-    return load_ema_vfi(case.weights(), tuple(heads), case.config["W"])
+    return load_ema_vfi(case.weights(), *_structure(case))
+
+
+def _structure(case: Case) -> tuple[tuple[int, int], int]:
+    """What the weights do not tell: heads and window."""
+    first, second = case.config["backbone"]["num_heads"]
+    return (first, second), case.config["W"]
 
 
 def _pair(case: Case) -> tuple[Tensor, Tensor]:
