@@ -7,13 +7,14 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from stt2v import __version__
 from stt2v.engine.doctor import examine
 from stt2v.engine.errors import ExportError, Stt2vError, UsageError
+from stt2v.engine.flags import takes_request
 from stt2v.engine.models import DEFAULT_MODEL, MODELS, find_model
 from stt2v.engine.plan import plan_run
 from stt2v.engine.progress import Progress
@@ -62,14 +63,6 @@ def _command_path(error: typer.TyperException) -> str:
     return context.command_path if context else "stt2v"
 
 
-def _guidance(text: str) -> tuple[float, float]:
-    low, _, high = text.partition(":")
-    try:
-        return float(low), float(high or low)
-    except ValueError:
-        raise UsageError(f"--guidance is {text!r}, expected MIN:MAX or one number, such as 1.5:3") from None
-
-
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     try:
@@ -78,34 +71,8 @@ def _size(text: str) -> tuple[int, int]:
         raise UsageError(f"--size is {text!r}, expected WIDTHxHEIGHT, such as 1024x576") from None
 
 
-PromptOption = Annotated[str | None, typer.Option("--prompt", help="What the video shows.")]
-ImageOption = Annotated[
-    Path | None, typer.Option("--image", help="The picture it starts from, or a folder: one video for each picture.")
-]
 ModelOption = Annotated[str, typer.Option("--model", help="One of `stt2v models`.")]
-FramesOption = Annotated[int | None, typer.Option("--num-frames", help="Frames in the file. Default: the model's.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Same seed, same video. Default: the model's.")]
-FpsOption = Annotated[float | None, typer.Option("--fps", help="Frames a second of the file. Default: the model's.")]
-StepsOption = Annotated[int | None, typer.Option("--steps", help="Denoising steps of the streaming stage.")]
-GuidanceOption = Annotated[
-    str | None, typer.Option("--guidance", metavar="MIN:MAX", help="Guidance of a chunk's first and last frame.")
-]
-FitOption = Annotated[
-    Literal["crop", "pad"], typer.Option("--fit", help="How an image of another shape meets the model's.")
-]
-NoInterpolateOption = Annotated[
-    bool, typer.Option("--no-interpolate", help="Generate every frame; do not double the rate.")
-]
-BackendOption = Annotated[str | None, typer.Option("--backend", help="The backend that runs the engines.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-
-
-def _request(guidance: str | None, no_interpolate: bool, **fields: Any) -> Request:
-    return Request(
-        guidance=_guidance(guidance) if guidance is not None else None,
-        interpolate=False if no_interpolate else None,
-        **fields,
-    )
 
 
 def _say(line: str) -> None:
@@ -119,13 +86,13 @@ def _version(value: bool) -> None:
 
 
 def _videos(
-    session: "Session", request: Request, image: Path | None, output: Path | None, progress: Progress, metadata: bool
+    session: "Session", request: Request, output: Path | None, progress: Progress, metadata: bool
 ) -> Iterator[Path]:
     """Each video once it is whole: one, or one for every picture of a folder."""
     from stt2v.engine.run import generate_folder, generate_video
 
-    if image is not None and image.is_dir():
-        yield from generate_folder(session, request, image, output or Path("out"), progress, metadata)
+    if isinstance(request.image, Path) and request.image.is_dir():
+        yield from generate_folder(session, request, request.image, output or Path("out"), progress, metadata)
     else:
         yield generate_video(session, request, output or Path("out.mp4"), progress, metadata)
 
@@ -144,22 +111,15 @@ def options(
 
 
 @app.command()
+@takes_request
 def generate(
-    prompt: PromptOption = None,
-    image: ImageOption = None,
+    request: Request,
     model: ModelOption = DEFAULT_MODEL,
-    num_frames: FramesOption = None,
-    seed: SeedOption = None,
-    fps: FpsOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The MP4, by default out.mp4; for a folder of pictures a folder, out."),
     ] = None,
-    steps: StepsOption = None,
-    guidance: GuidanceOption = None,
-    fit: FitOption = "crop",
-    no_interpolate: NoInterpolateOption = False,
-    backend: BackendOption = None,
+    backend: Annotated[str | None, typer.Option("--backend", help="The backend that runs the engines.")] = None,
     engines: Annotated[
         Path | None, typer.Option("--engines", help="The engine set's folder. Default: built here, else shipped.")
     ] = None,
@@ -171,29 +131,18 @@ def generate(
     from stt2v.engine.session import Session
 
     began = time.monotonic()
-    request = _request(
-        guidance,
-        no_interpolate,
-        prompt=prompt,
-        image=image,
-        num_frames=num_frames,
-        seed=seed,
-        fps=fps,
-        steps=steps,
-        fit=fit,
-    )
     request.resolve(find_model(model))  # a wrong argument is told before a missing engine set
+    files = []
     with Session.open(model, engines, backend) as session, progress_on(sys.stderr) as progress:
-        if session.model.warning:
-            progress.note(session.model.warning)
-        files = []
-        for path in _videos(session, request, image, output, progress, not no_metadata):
+        for path in _videos(session, request, output, progress, not no_metadata):
             files.append(str(path))
             if not as_json:
                 _say(str(path))
-        if as_json:
-            seconds = round(time.monotonic() - began, 2)
-            _say(json.dumps({**session.plan(request).to_json(), "files": files, "seconds": seconds}))
+        if session.model.warning:
+            progress.note(session.model.warning)
+        planned = session.plan(request).to_json()
+    if as_json:
+        _say(json.dumps({**planned, "files": files, "seconds": round(time.monotonic() - began, 2)}))
 
 
 @app.command("build-engines")
@@ -231,32 +180,10 @@ def build_engines(
 
 
 @app.command()
-def plan(
-    prompt: PromptOption = None,
-    image: ImageOption = None,
-    model: ModelOption = DEFAULT_MODEL,
-    num_frames: FramesOption = None,
-    seed: SeedOption = None,
-    fps: FpsOption = None,
-    steps: StepsOption = None,
-    guidance: GuidanceOption = None,
-    fit: FitOption = "crop",
-    no_interpolate: NoInterpolateOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what a run comes to, before any work: frames, chunks, steps."""
+@takes_request
+def plan(request: Request, model: ModelOption = DEFAULT_MODEL, as_json: JsonOption = False) -> None:
+    """Say what a run comes to, before any work: frames, chunks, windows, steps."""
     declared = find_model(model)
-    request = _request(
-        guidance,
-        no_interpolate,
-        prompt=prompt,
-        image=image,
-        num_frames=num_frames,
-        seed=seed,
-        fps=fps,
-        steps=steps,
-        fit=fit,
-    )
     planned = plan_run(declared, request.resolve(declared))
     for line in [json.dumps(planned.to_json())] if as_json else planned.lines():
         _say(line)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stt2v import __version__
 from stt2v.engine.errors import InputError
-from stt2v.engine.media.video import VideoWriter
+from stt2v.engine.media.video import VideoWriter, check_output
 from stt2v.engine.progress import Progress
 from stt2v.engine.request import Request
 from stt2v.engine.session import Session
@@ -20,6 +20,7 @@ def generate_video(session: Session, request: Request, output: Path, progress: P
 
     Raises UsageError, InputError, OutputError, StageError, BackendError.
     """
+    check_output(output)  # before the input is even read, so that nothing else is said
     chunks = session.generate(request, progress)
     plan = session.plan(request)
     tags = {"comment": json.dumps(plan.settings_json() | {"stt2v": __version__})} if metadata else {}

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from stt2v.engine.backends import check_backend
 from stt2v.engine.errors import EngineSetError
 
 SHIPPED = Path(__file__).parent / "sets"

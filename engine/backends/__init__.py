@@ -15,14 +15,19 @@ BACKENDS = MappingProxyType(
 """Backend name -> (module beside this one, extra that installs what it needs)."""
 
 
+def check_backend(name: str) -> None:
+    """Raise UsageError for the name of a backend that there is not."""
+    if name not in BACKENDS:
+        raise UsageError(f"backend {name!r} is not known; choose one of {', '.join(sorted(BACKENDS))}")
+
+
 def open_backend(name: str, device: str = "cpu") -> Backend:
     """The backend `name` on `device` ("cpu" or "cuda").
 
     Every module of a backend has `open_on(device) -> Backend`. Raises UsageError for an unknown name, BackendError
     when its library is not installed or cannot use the device.
     """
-    if name not in BACKENDS:
-        raise UsageError(f"backend {name!r} is not known; choose one of {', '.join(sorted(BACKENDS))}")
+    check_backend(name)
     module, extra = BACKENDS[name]
     try:
         opened: Backend = importlib.import_module(f"stt2v.engine.backends.{module}").open_on(device)

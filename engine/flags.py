@@ -1,0 +1,95 @@
+"""The flags that spell a request, declared once for every command that takes one."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from stt2v.engine.errors import UsageError
+from stt2v.engine.request import Request
+
+
+@dataclass(frozen=True)
+class RequestFlags:
+    """The values of the flags, under their names on the command line."""
+
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="What the video shows; with an image, what the enhancer aims at.")
+    ] = None
+    image: Annotated[
+        Path | None, typer.Option("--image", help="The picture to start from, or a folder: a video for each picture.")
+    ] = None
+    num_frames: Annotated[
+        int | None, typer.Option("--num-frames", help="Frames in the file. Default: the model's.")
+    ] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same video. Default: the model's.")] = None
+    fps: Annotated[float | None, typer.Option("--fps", help="Frame rate of the file. Default: the model's.")] = None
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps of the streaming stage.")] = None
+    guidance: Annotated[
+        str | None, typer.Option("--guidance", metavar="MIN:MAX", help="Guidance of a chunk's first and last frame.")
+    ] = None
+    negative_prompt: Annotated[str | None, typer.Option("--negative-prompt", help="What to keep away from.")] = None
+    fit: Annotated[
+        Literal["crop", "pad"], typer.Option("--fit", help="How an image of another shape meets the model's.")
+    ] = "crop"
+    no_enhance: Annotated[
+        bool, typer.Option("--no-enhance", help="Leave the frames as the streaming stage made them.")
+    ] = False
+    window: Annotated[
+        int | None, typer.Option("--window", "--chunk-size", help="Frames that the enhancer sees at once.")
+    ] = None
+    overlap: Annotated[
+        int | None, typer.Option("--overlap", "--overlap-size", help="Frames that neighbouring windows share.")
+    ] = None
+    no_randomized_blending: Annotated[
+        bool, typer.Option("--no-randomized-blending", help="Windows that share no frames: hard cuts between them.")
+    ] = False
+    no_interpolate: Annotated[
+        bool, typer.Option("--no-interpolate", help="Generate every frame; do not double the rate.")
+    ] = False
+
+    def request(self) -> Request:
+        """The request that they spell. Raises UsageError."""
+        return Request(
+            prompt=self.prompt,
+            image=self.image,
+            num_frames=self.num_frames,
+            seed=self.seed,
+            fps=self.fps,
+            steps=self.steps,
+            guidance=_guidance(self.guidance) if self.guidance is not None else None,
+            fit=self.fit,
+            negative_prompt=self.negative_prompt,
+            enhance=not self.no_enhance,
+            window=self.window,
+            overlap=self.overlap,
+            blending=not self.no_randomized_blending,
+            interpolate=False if self.no_interpolate else None,
+        )
+
+
+def takes_request(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the flags of a request in place of its first parameter, the request."""
+    flags = inspect.signature(RequestFlags).parameters
+    _, *own = inspect.signature(command).parameters.values()
+
+    @functools.wraps(command)
+    def with_flags(**values: Any) -> None:
+        request = RequestFlags(**{name: values.pop(name) for name in flags}).request()
+        command(request, **values)
+
+    with_flags.__signature__ = inspect.Signature([*flags.values(), *own])  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {**RequestFlags.__annotations__, **command.__annotations__}
+    return with_flags
+
+
+def _guidance(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        raise UsageError(f"--guidance is {text!r}, expected MIN:MAX or one number, such as 1.5:3") from None
