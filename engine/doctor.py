@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stt2v.engine.errors import EngineSetError
+from stt2v.engine.backends.ort import runtime
+from stt2v.engine.errors import BackendError, EngineSetError
 from stt2v.engine.models import MODELS
 from stt2v.engine.store import find_set
 
@@ -49,19 +50,19 @@ def _gpu() -> Finding:
 
 
 def _onnxruntime() -> Finding:
-    installed = [f"{name} {version}" for name in ("onnxruntime", "onnxruntime-gpu") if (version := _version(name))]
-    if len(installed) == 1:
-        return Finding("onnxruntime", True, installed[0])
-    if installed:
-        advice = "uninstall both, then install stt2v[cpu] or stt2v[gpu]"
-        return Finding("onnxruntime", False, f"{' and '.join(installed)} clash; {advice}")
-    return Finding("onnxruntime", False, "not installed; pip install 'stt2v[cpu]' or 'stt2v[gpu]'")
+    try:
+        library = runtime()
+    except (BackendError, ImportError) as error:
+        return Finding("onnxruntime", False, str(error))
+    return Finding("onnxruntime", True, f"{library.__version__} with {', '.join(library.get_available_providers())}")
 
 
 def _export() -> Finding:
-    if version := _version("torch"):
-        return Finding("export", True, f"torch {version}; engines can be built here")
-    return Finding("export", True, "torch is not installed; to build engines, pip install 'stt2v[export]'")
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("export", True, "torch is not installed; to build engines, pip install 'stt2v[export]'")
+    return Finding("export", True, f"torch {version}; engines can be built here")
 
 
 def _engine_set(model: str) -> Finding:
@@ -69,10 +70,3 @@ def _engine_set(model: str) -> Finding:
         return Finding(model, True, f"engine set {find_set(model)}")
     except EngineSetError as error:
         return Finding(model, True, str(error))
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -20,7 +20,12 @@ def built_set(model: str, backend: str, target: str, precision: str, width: int,
 
 
 def find_set(model: str, backend: str | None = None) -> Path:
-    """The newest engine set of `model` built here, else the shipped one. Raises EngineSetError."""
+    """The newest engine set of `model` built here, else the shipped one.
+
+    Raises UsageError for an unknown backend, EngineSetError with the command that makes a set where there is none.
+    """
+    if backend is not None:
+        check_backend(backend)
     wanted = backend or "*"
     built = [path.parent for path in (home() / "engines").glob(f"{model}-*x*-{wanted}-*/manifest.json")]
     if built:
