@@ -6,7 +6,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stt2v.export.models.video_unet import UNetSpec, VideoEncoder
+from stt2v.export.models.unet_spec import UNetSpec
+from stt2v.export.models.video_unet import VideoEncoder
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ class FirstNetwork(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, image_latent: Tensor, context: Tensor, label: Tensor) -> Tensor:
         """x: [B, F, C, h, w]; image_latent: [B or (B F), C, h, w]; the rest as in `VideoUNet` -> like x."""
-        noisy = concatenate(x, image_latent).to(context.dtype)
-        out = self.unet(noisy.flatten(0, 1), x.shape[1], timestep.reshape(-1), context, label)
+        noisy = concatenate(x, image_latent)
+        out: Tensor = self.unet(noisy.flatten(0, 1), x.shape[1], timestep.reshape(-1), context, label)
         return out.unflatten(0, x.shape[:2])
 
 
@@ -48,7 +48,10 @@ class StreamingNetwork(nn.Module):
             timestep = timestep.reshape(-1, frames)[:, :count].flatten()
         embedding = control_embedding.repeat(len(noisy), 1, 1, 1)
         first = noisy[:, :count].flatten(0, 1)
-        return self.control.forward(first, count, timestep, control_context, control_label, embedding)
+        features: tuple[list[Tensor], Tensor] = self.control(
+            first, count, timestep, control_context, control_label, embedding
+        )
+        return features
 
     def forward(
         self,
@@ -62,10 +65,10 @@ class StreamingNetwork(nn.Module):
         control_embedding: Tensor,
     ) -> Tensor:
         """Shapes as in `FirstNetwork` and `features`; timestep: [] or [(B F)] -> like x."""
-        noisy = concatenate(x, image_latent).to(context.dtype)
+        noisy = concatenate(x, image_latent)
         timestep = timestep.reshape(-1)
         control = self.features(noisy, timestep, control_context, control_label, control_embedding)
-        out = self.unet(noisy.flatten(0, 1), x.shape[1], timestep, context, label, control)
+        out: Tensor = self.unet(noisy.flatten(0, 1), x.shape[1], timestep, context, label, control)
         return out.unflatten(0, x.shape[:2])
 
 
@@ -95,9 +98,9 @@ class ConditionConstants(nn.Module):
 
         The unconditional half, which sees no image, comes first.
         """
-        dtype = self.label_embedding.linear_1.weight.dtype
-        pair = torch.cat([torch.zeros_like(embedding[0]), embedding[0]]).to(dtype)
-        label: Tensor = self.label_embedding(embed_vector(vector[None], self.label_width).to(dtype))
+        pair = torch.cat([torch.zeros_like(embedding[0]), embedding[0]])
+        sines = embed_vector(vector[None], self.label_width)
+        label: Tensor = self.label_embedding(sines.to(embedding.dtype))
         return project(self.sites, pair), label
 
 
@@ -116,5 +119,4 @@ class StreamingConstants(nn.Module):
         Returns context [2, S], label [1, E], control_context [2, S'], control_label [1, E'], control_embedding
         [Fc, C, h, w].
         """
-        frames = self.frame_encoder(control_frames.to(self.frame_encoder.conv_in.weight.dtype))
-        return *self.unet(embedding, vector), *self.control(embedding, vector), frames
+        return *self.unet(embedding, vector), *self.control(embedding, vector), self.frame_encoder(control_frames)

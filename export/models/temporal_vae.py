@@ -42,9 +42,9 @@ class LatentEncoder(nn.Module):
         moments: Tensor = self.quant_conv(self.encoder(images))
         return moments
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images: [N, 3, H, W], in [-1, 1] -> the mode, not scaled, [N, C, h, w]."""
-        return self.moments(images).chunk(2, dim=1)[0]
+    def forward(self, image: Tensor) -> Tensor:
+        """image: [N, 3, H, W], in [-1, 1] -> the mode, not scaled, [N, C, h, w]."""
+        return self.moments(image).chunk(2, dim=1)[0]
 
 
 def video_res_block(channels_in: int, channels_out: int) -> VideoResBlock:
@@ -101,7 +101,14 @@ class TemporalDecoder(nn.Module):
         return unfold(self.time_mix_conv(fold(x, frames)), x.shape[2], x.shape[3])
 
 
-def decode_scaled(decoder: TemporalDecoder, latents: Tensor) -> Tensor:
-    """latents: [F, C, h, w], scaled as the denoiser has them, one group -> frames: [F, 3, H, W], about [-1, 1]."""
-    frames: Tensor = decoder(latents / LATENT_SCALE)
-    return frames
+class LatentDecoder(nn.Module):
+    """The decoder as a graph: latents as the denoiser has them, frames as everything after it wants them."""
+
+    def __init__(self, decoder: TemporalDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """latents: [F, C, h, w], scaled, one group -> frames: [F, 3, H, W], in [-1, 1]."""
+        frames: Tensor = self.decoder(latents / LATENT_SCALE)
+        return frames.clamp(-1.0, 1.0)

@@ -7,7 +7,7 @@ Letters as in `video_blocks`; S is the width of all context constants together, 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from diffusers.models.downsampling import Downsample2D
@@ -17,49 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stt2v.export.models.cam import CAM
+from stt2v.export.models.unet_spec import BlockSpec, UNetSpec
 from stt2v.export.models.video_blocks import GROUPS, VideoResBlock
 from stt2v.export.models.video_transformer import VideoTransformer, sinusoid
-
-
-@dataclass(frozen=True)
-class BlockSpec:
-    """One block of the encoder or decoder: residual block, transformer of `depth` blocks, change of resolution.
-
-    A block without a residual block (`residual=False`) only halves the resolution.
-    """
-
-    channels_in: int
-    channels_out: int
-    depth: int = 0
-    residual: bool = True
-    upsample: bool = False
-    eps: float = 1e-5
-
-
-@dataclass(frozen=True)
-class UNetSpec:
-    """The structure of a video UNet, or of the encoder half of one (no `decoder`)."""
-
-    channels_in: int
-    width: int
-    label_width: int
-    context_width: int
-    head_width: int
-    encoder: tuple[BlockSpec, ...]  # after the first convolution
-    middle_depth: int
-    decoder: tuple[BlockSpec, ...] = ()
-    channels_out: int = 4
-    cam_head_width: int | None = None  # None: no mergers
-
-    @property
-    def skip_channels(self) -> tuple[int, ...]:
-        return (self.width, *(block.channels_out for block in self.encoder))
-
-    def stock(self) -> "UNetSpec":
-        """The same without mergers and with the norm constants of diffusers' SVD-XT, which are not uniform."""
-        encoder = tuple(replace(block, eps=1e-6) if block.depth else block for block in self.encoder)
-        decoder = tuple(replace(block, eps=1e-6) for block in self.decoder)
-        return replace(self, encoder=encoder, decoder=decoder, cam_head_width=None)
 
 
 @dataclass(frozen=True)
@@ -100,11 +60,12 @@ class Block(nn.ModuleList):
 def apply_layer(layer: nn.Module, x: Tensor, inputs: StepInputs) -> Tensor:
     """x: [(B F), C, h, w] through one layer, with what that kind of layer takes besides."""
     if isinstance(layer, VideoResBlock):
-        return layer.forward(x, inputs.frames, inputs.embedding, inputs.images)
-    if isinstance(layer, VideoTransformer):
-        return layer.forward(x, inputs.frames, inputs.context, inputs.images)
-    out: Tensor = layer(x)
-    return out
+        x = layer(x, inputs.frames, inputs.embedding, inputs.images)
+    elif isinstance(layer, VideoTransformer):
+        x = layer(x, inputs.frames, inputs.context, inputs.images)
+    else:
+        x = layer(x)
+    return x
 
 
 class VideoEncoder(nn.Module):
@@ -127,6 +88,10 @@ class VideoEncoder(nn.Module):
         transformers = [module for module in self.modules() if isinstance(module, VideoTransformer)]
         return [site for transformer in transformers for site in transformer.sites()]
 
+    def site_widths(self) -> list[int]:
+        """Columns of each cross-attention in the context constants."""
+        return [site[-1].out_features for site in self.sites()]
+
     def project_context(self, context: Tensor) -> Tensor:
         """The constants of every cross-attention: context [N, D] -> [N, S]."""
         return project(self.sites(), context)
@@ -146,8 +111,8 @@ class VideoEncoder(nn.Module):
         self, frames: int, timestep: Tensor, context: Tensor, label: Tensor, images: Tensor | None = None
     ) -> StepInputs:
         """timestep: [1 or (B F)]; context: [N, S]; label: [1 or (B F), E]; images: [B, F]."""
-        widths = [site[-1].out_features for site in self.sites()]
-        return StepInputs(frames, self.embed_time(timestep) + label, iter(context.split(widths, dim=1)), images)
+        constants = iter(context.split(self.site_widths(), dim=1))
+        return StepInputs(frames, self.embed_time(timestep) + label, constants, images)
 
     def encode(self, x: Tensor, inputs: StepInputs, added: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """x: [(B F), C_in, h, w]; added: [(B F), C, h, w], to the first feature -> skips, middle feature."""

@@ -185,9 +185,13 @@ def load_tower(state: State, head_width: int = TOWER_HEAD_WIDTH) -> CLIPVisionMo
             ours["visual_projection.weight"] = tensor.T
         else:
             ours[key] = tensor
-    tower = load_into(CLIPVisionModelWithProjection, structure.tower_config(ours, head_width), ours)
+    return restore_positions(load_into(CLIPVisionModelWithProjection, structure.tower_config(ours, head_width), ours))
+
+
+def restore_positions(tower: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:
+    """Give a tower that was made without memory its counter of patches, which no checkpoint holds."""
     embeddings = tower.vision_model.embeddings
-    embeddings.position_ids = torch.arange(embeddings.num_positions)[None]  # no part of any checkpoint
+    embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
     return tower
 
 

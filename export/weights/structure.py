@@ -10,7 +10,7 @@ from transformers import CLIPVisionConfig
 
 from stt2v.export.models.control_branch import ControlSpec
 from stt2v.export.models.temporal_vae import VaeSpec
-from stt2v.export.models.video_unet import BlockSpec, UNetSpec
+from stt2v.export.models.unet_spec import BlockSpec, UNetSpec
 from stt2v.export.weights.base import State
 
 Shape = tuple[int, ...]
