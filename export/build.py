@@ -1,0 +1,146 @@
+"""The recipe: weights -> graphs -> capture -> compile -> parity -> manifest."""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import stt2v
+from stt2v.engine.backends import open_backend
+from stt2v.engine.errors import ExportError
+from stt2v.engine.manifest import EngineEntry, Manifest, file_entries, write_manifest
+from stt2v.engine.parity import Parity, read_parity, write_parity
+from stt2v.engine.progress import Progress, Silent
+from stt2v.export.capture import Program, program_from_graph
+from stt2v.export.compilers import Compile, Compiler, find_compiler
+from stt2v.export.graph import Graph, GraphMaker
+from stt2v.export.parity import parity_of
+from stt2v.export.precision import in_precision
+from stt2v.export.staging import staged
+from stt2v.export.staleness import current_manifest, stale_reasons
+
+Graphs = Mapping[str, GraphMaker]
+
+
+@dataclass(frozen=True)
+class BuiltSet:
+    """An engine set that is current. `reasons` says why it was built anew; without any it was reused as it was."""
+
+    directory: Path
+    manifest: Manifest
+    parity: tuple[Parity, ...]
+    reasons: tuple[str, ...]
+
+
+def build_engine_set(
+    model: Mapping[str, Any],
+    graphs: Graphs,
+    backend: str,
+    precision: str,
+    target: str,
+    directory: Path,
+    progress: Progress | None = None,
+    check_parity: bool = True,
+) -> BuiltSet:
+    """Bring the engine set in `directory` up to date; nothing half-written is left behind, whatever happens.
+
+    `model` is the model's declaration as JSON. `progress` is told graph, phase and seconds of every step, and the
+    reasons of a rebuild. Without `check_parity` engines are not run, for a machine that cannot hold them.
+
+    Raises UsageError for arguments that do not fit, ExportError when a graph cannot be compiled or is not in parity.
+    """
+    compiler = find_compiler(backend, target, precision)
+    declaration = json.loads(json.dumps(model))  # as it will be read: tuples become lists
+    wanted = Manifest(stt2v.__version__, declaration, backend, target, precision, compiler.tools(), (), {})
+    build = _Build(graphs, compiler, wanted, progress or Silent(), check_parity and compiler.runs_here)
+    built, reasons = build.check(directory)
+    if built is not None and not reasons:
+        return BuiltSet(directory, built, read_parity(directory), ())
+    with staged(directory) as stage:
+        manifest, table = build.make(stage)
+    return BuiltSet(directory, manifest, table, reasons)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """What every step of one build needs."""
+
+    graphs: Graphs
+    compiler: Compiler
+    wanted: Manifest
+    progress: Progress
+    check_parity: bool
+
+    def check(self, directory: Path) -> tuple[Manifest | None, tuple[str, ...]]:
+        """The set in `directory`, if it is whole, and why it has to be built again."""
+        built, reasons = current_manifest(directory)
+        if built is not None:
+            self.progress.stage("check", len(self.graphs))
+            reasons = stale_reasons(built, self.wanted, tuple(self.graphs), self._captured_anew)
+            if self.check_parity and not reasons and not read_parity(directory):
+                reasons = ("parity: was not checked",)
+        for reason in reasons:
+            self.progress.note(f"building: {reason}")
+        return built, reasons
+
+    def make(self, stage: Path) -> tuple[Manifest, tuple[Parity, ...]]:
+        """Write the whole set into the empty directory `stage`."""
+        self.progress.stage("build", len(self.graphs))
+        entries, table = [], []
+        with self.compiler.opened(stage, self.wanted.target, self.wanted.precision) as compile_program:
+            for name in self.graphs:
+                entry, parity = self._engine(name, stage, compile_program)
+                entries.append(entry)
+                table.extend(parity)
+        if table:
+            write_parity(stage, table)
+        names = [path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()]
+        manifest = replace(self.wanted, engines=tuple(entries), files=file_entries(stage, names))
+        write_manifest(stage, manifest)
+        return manifest, tuple(table)
+
+    def _engine(self, name: str, stage: Path, compile_program: Compile) -> tuple[EngineEntry, list[Parity]]:
+        start = time.monotonic()
+        self.progress.advance(0, graph=name, phase="capture")
+        graph = self._graph(name)
+        program = program_from_graph(in_precision(graph, self.wanted.precision))
+        self.progress.advance(0, graph=name, phase="compile", seconds=time.monotonic() - start)
+        compiled = compile_program(program)
+        seconds = time.monotonic() - start
+        entry = EngineEntry(
+            program.spec,
+            compiled.file,
+            program.graph_hash,
+            program.weights_hash,
+            compiled.weight_bytes,
+            compiled.activation_bytes,
+            round(seconds, 3),
+        )
+        del program  # parity needs the memory
+        self.progress.advance(0, graph=name, phase="parity", seconds=seconds)
+        parity = [self._parity(graph, stage, entry)] if self.check_parity else []
+        self.progress.advance(graph=name, phase="done", seconds=time.monotonic() - start)
+        return entry, parity
+
+    def _parity(self, graph: Graph, stage: Path, entry: EngineEntry) -> Parity:
+        engine = open_backend(self.wanted.backend).load(stage / entry.file, entry.spec)
+        try:
+            parity = parity_of(engine, graph, self.wanted.precision)
+        finally:
+            engine.close()
+        parity.check()
+        return parity
+
+    def _graph(self, name: str) -> Graph:
+        graph = self.graphs[name]()
+        if graph.name != name or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            raise ExportError(f"graph {graph.name!r} is listed as {name!r}; expected one name in [a-z0-9_-]")
+        return graph
+
+    def _captured_anew(self, name: str) -> Program:
+        program = program_from_graph(in_precision(self._graph(name), self.wanted.precision))
+        self.progress.advance(graph=name, phase="check")
+        return program

@@ -1,0 +1,85 @@
+import numpy as np
+import onnx
+import pytest
+import toys
+
+from stt2v.engine.backends import open_backend
+from stt2v.export.activations import activation_bytes
+from stt2v.export.capture import program_from_graph
+from stt2v.export.parity import parity_of
+from stt2v.export.precision import in_precision
+from stt2v.export.to_onnx import onnx_from_program, save_onnx
+from stt2v.export.weight_file import WeightFile
+
+SHARED = ("step", "half", "encoder")
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("set")
+    specs, sizes = {}, {}
+    with WeightFile(directory / "weights.bin") as weights:
+        for name in SHARED:
+            program = program_from_graph(toys.GRAPHS[name]())
+            specs[name] = program.spec
+            save_onnx(onnx_from_program(program), directory / f"{name}.onnx", weights)
+            sizes[name] = (directory / "weights.bin").stat().st_size
+    return directory, specs, sizes
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_onnx_is_valid_and_in_parity(engines, name) -> None:
+    directory, specs, _ = engines
+    onnx.checker.check_model(directory / f"{name}.onnx", full_check=True)
+    engine = open_backend("onnxruntime").load(directory / f"{name}.onnx", specs[name])
+    parity = parity_of(engine, toys.GRAPHS[name](), "fp32")
+    assert parity.passed
+    assert parity.rel <= 1e-4
+
+
+def test_step_and_half_cost_their_weights_once(engines) -> None:
+    _, _, sizes = engines
+    assert sizes["step"] > 0
+    assert sizes["half"] == sizes["step"]
+
+
+def test_weights_are_outside(engines) -> None:
+    directory, _, _ = engines
+    model = onnx.load(directory / "step.onnx", load_external_data=False)
+    large = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) * 4 > 1024]
+    assert large
+    assert {entry.value for tensor in large for entry in tensor.external_data if entry.key == "location"} == {
+        "weights.bin"
+    }
+
+
+def test_file_names_no_path_of_the_machine(engines) -> None:
+    directory, _, _ = engines
+    assert b".py" not in (directory / "step.onnx").read_bytes()
+
+
+def test_half_precision_in_parity(tmp_path) -> None:
+    program = program_from_graph(in_precision(toys.step(), "fp16"))
+    with WeightFile(tmp_path / "weights.bin") as weights:
+        save_onnx(onnx_from_program(program), tmp_path / "step.onnx", weights)
+    engine = open_backend("onnxruntime").load(tmp_path / "step.onnx", program.spec)
+    parity = parity_of(engine, toys.step(), "fp16")
+    assert parity.passed
+    assert parity.rel > 1e-6
+
+
+def test_activations_are_the_largest_live_set() -> None:
+    floats = 4 * np.prod(toys.LATENTS)
+    used = activation_bytes(onnx_from_program(program_from_graph(toys.update())))
+    assert 2 * floats <= used < 6 * floats
+
+
+def test_equal_contents_share_a_place_and_large_ones_are_aligned(tmp_path) -> None:
+    small, large = np.arange(100, dtype=np.uint8), np.ones((1024, 300), np.float32)
+    with WeightFile(tmp_path / "weights.bin") as weights:
+        first, second = weights.place(small), weights.place(large)
+        assert weights.place(small.copy()) == first == (0, 100)
+        assert weights.place(large.T.reshape(1024, 300)) == second
+    assert second[0] % 4096 == 0
+    stored = np.fromfile(tmp_path / "weights.bin", np.float32, offset=second[0])
+    np.testing.assert_array_equal(stored.reshape(1024, 300), large)
