@@ -175,8 +175,9 @@ def build_engines(
         built = build_model(
             model, backend, precision, target, _size(size) if size else None, weights, random_weights, out, progress
         )
-    for line in built.lines():
-        _say(line)
+    _say(f"{built.directory}: {'built' if built.reasons else 'is current, nothing to do'}")
+    for row in built.parity:
+        _say(f"  {row.graph}: rel {row.rel:.1e} of fp32, limit {row.limit:g}")
 
 
 @app.command()

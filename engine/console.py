@@ -72,11 +72,14 @@ class Lines:
         if self._done < self._total and now - self._last < PAUSE:
             return
         self._last = now
-        seconds = now - self._began
-        left = seconds / self._done * (self._total - self._done) if self._done else 0.0
-        when = f"{left:.0f} s left" if self._done < self._total else f"took {seconds:.1f} s"
-        parts = (f"{self._name}: {self._done}/{self._total}", _words(info), when, _peak_memory())
+        parts = (f"{self._name}: {self._done}/{self._total}", _words(info), self._when(now), _peak_memory())
         self.note(", ".join(filter(None, parts)))
+
+    def _when(self, now: float) -> str:
+        seconds = now - self._began
+        if self._done >= self._total:
+            return f"took {seconds:.1f} s"
+        return f"{seconds / self._done * (self._total - self._done):.0f} s left" if self._done else ""
 
     def note(self, line: str) -> None:
         """Write the line as it is."""
@@ -85,7 +88,9 @@ class Lines:
 
 
 def _words(info: dict[str, object]) -> str:
-    return " ".join(f"{key} {value}" for key, value in info.items())
+    return " ".join(
+        f"{key} {value:.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in info.items()
+    )
 
 
 def _peak_memory() -> str:
