@@ -4,6 +4,7 @@ import pytest
 import toys
 
 from stt2v.engine.backends import open_backend
+from stt2v.export import to_onnx
 from stt2v.export.activations import activation_bytes
 from stt2v.export.capture import program_from_graph
 from stt2v.export.parity import parity_of
@@ -66,6 +67,22 @@ def test_half_precision_in_parity(tmp_path) -> None:
     parity = parity_of(engine, toys.step(), "fp16")
     assert parity.passed
     assert parity.rel > 1e-6
+
+
+def test_weights_beyond_two_gigabytes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(to_onnx, "SMALL", 64)  # the toy's weights are small
+    program = program_from_graph(toys.encoder())
+    with WeightFile(tmp_path / "weights.bin") as weights:
+        weights._file.seek(3 << 30)  # a sparse file: as far along as with the published weights, but free
+        save_onnx(onnx_from_program(program), tmp_path / "encoder.onnx", weights)
+    model = onnx.load(tmp_path / "encoder.onnx", load_external_data=False)
+    places = [
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "offset"
+    ]
+    assert places
+    assert min(map(int, places)) >= 3 << 30
+    engine = open_backend("onnxruntime").load(tmp_path / "encoder.onnx", program.spec)
+    assert parity_of(engine, toys.encoder(), "fp32").passed
 
 
 def test_activations_are_the_largest_live_set() -> None:

@@ -1,0 +1,228 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import toys
+from torch import nn
+
+from stt2v.engine.backends import open_backend
+from stt2v.engine.errors import ExportError, UsageError
+from stt2v.engine.manifest import read_manifest, verify
+from stt2v.engine.parity import read_parity
+from stt2v.export import to_ort
+from stt2v.export.build import BuiltSet, Graphs, build_engine_set
+from stt2v.export.eager import EagerEngine
+from stt2v.export.graph import Graph
+from stt2v.export.parity import seeded_inputs
+
+GRAPHS: Graphs = {"half": toys.half, "update": toys.update}
+
+
+class Listener:
+    """Keeps what a build tells."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int]] = []
+        self.steps: list[tuple[int, Mapping[str, Any]]] = []
+        self.notes: list[str] = []
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append((name, total))
+
+    def advance(self, steps: int = 1, **info: object) -> None:
+        self.steps.append((steps, info))
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+def build(directory: Path, graphs: Graphs = GRAPHS, listener: Listener | None = None, **changes: Any) -> BuiltSet:
+    facts = {"model": toys.MODEL, "backend": "onnxruntime", "precision": "fp32", "target": "cpu"} | changes
+    return build_engine_set(**facts, graphs=graphs, directory=directory, progress=listener)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[BuiltSet, Listener]:
+    listener = Listener()
+    return build(tmp_path_factory.mktemp("sets") / "toy", listener=listener), listener
+
+
+def test_set_is_whole_and_in_parity(built) -> None:
+    result, _ = built
+    manifest = read_manifest(result.directory)
+    verify(result.directory, manifest)
+    assert manifest == result.manifest
+    assert manifest.model["sizes"] == [8, 8]
+    assert set(manifest.files) == {"half.onnx", "update.onnx", "weights.bin", "parity.json"}
+    assert [entry.spec.name for entry in manifest.engines] == ["half", "update"]
+    assert [row.graph for row in result.parity] == ["half", "update"]
+    assert all(row.passed and row.limit == 1e-4 for row in result.parity)
+    assert read_parity(result.directory) == result.parity
+
+
+def test_costs_are_recorded(built) -> None:
+    half, update = built[0].manifest.engines
+    weights = sum(parameter.nbytes for parameter in toys.half().module.parameters())
+    assert weights <= half.weight_bytes < weights + 1024
+    assert update.weight_bytes < 1024
+    assert half.activation_bytes > 0
+    assert half.seconds > 0
+
+
+def test_engines_of_the_set_run(built) -> None:
+    result, _ = built
+    entry = result.manifest.engines[0]
+    inputs = seeded_inputs(toys.half(), seed=5)
+    with open_backend("onnxruntime").load(result.directory / entry.file, entry.spec) as engine:
+        actual = engine.run(inputs)["prediction"]
+    np.testing.assert_allclose(actual, EagerEngine(toys.half()).run(inputs)["prediction"], rtol=1e-3, atol=1e-5)
+
+
+def test_progress_tells_graph_phase_and_seconds(built) -> None:
+    _, listener = built
+    assert listener.stages == [("build", 2)]
+    phases = [(info["graph"], info["phase"]) for _, info in listener.steps]
+    assert phases == [(name, phase) for name in GRAPHS for phase in ("capture", "compile", "parity", "done")]
+    assert sum(steps for steps, _ in listener.steps) == 2
+    assert all(info["seconds"] > 0 for _, info in listener.steps if info["phase"] == "done")
+    assert "does not exist" in listener.notes[0]
+
+
+def test_current_set_is_reused(built) -> None:
+    directory = built[0].directory
+    before = (directory / "manifest.json").stat()
+    listener = Listener()
+    again = build(directory, listener=listener)
+    assert again.reasons == ()
+    assert (again.manifest, again.parity) == (built[0].manifest, built[0].parity)
+    assert (directory / "manifest.json").stat().st_ino == before.st_ino
+    assert listener.stages == [("check", 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"precision": "fp16"}, "precision: was fp32, now fp16"),
+        ({"model": toys.MODEL | {"family": "other"}}, "model family: was toy, now other"),
+        ({"graphs": {"update": toys.update}}, "graph half: no longer part of the model"),
+        ({"graphs": {**GRAPHS, "encoder": toys.encoder}}, "graph encoder: new"),
+        ({"graphs": {**GRAPHS, "half": lambda: toys.half(seed=1)}}, "weights of half: changed"),
+        ({"graphs": {**GRAPHS, "half": lambda: with_activation(toys.half())}}, "graph half: changed"),
+    ],
+)
+def test_reasons_are_named(built, monkeypatch, changes: dict[str, Any], reason: str) -> None:
+    assert reasons_of(built[0].directory, monkeypatch, **changes) == (reason,)
+
+
+def test_upgraded_tool_is_named(built, monkeypatch) -> None:
+    tools = to_ort.OrtCompiler().tools()
+    monkeypatch.setattr(to_ort.OrtCompiler, "tools", lambda self: tools | {"torch": "99"})
+    assert reasons_of(built[0].directory, monkeypatch) == (f"tool torch: was {tools['torch']}, now 99",)
+
+
+def test_changed_byte_is_a_reason(built, monkeypatch, tmp_path) -> None:
+    for path in built[0].directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with (tmp_path / "half.onnx").open("r+b") as file:
+        file.seek(30)
+        file.write(b"?")
+    (reason,) = reasons_of(tmp_path, monkeypatch)
+    assert "half.onnx: is not the file that was built" in reason
+
+
+def with_activation(graph: Graph) -> Graph:
+    graph.module.network.activation = nn.functional.relu
+    return graph
+
+
+def reasons_of(directory: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[str, ...]:
+    """The reasons told for a rebuild, which is stopped before it begins."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(to_ort, "WeightFile", stop)
+    listener = Listener()
+    with pytest.raises(Stopped):
+        build(directory, listener=listener, **changes)
+    return tuple(note.removeprefix("building: ") for note in listener.notes)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no weights"), KeyboardInterrupt()])
+def test_error_in_the_middle_leaves_what_was_there(tmp_path, error: BaseException) -> None:
+    def broken() -> Graph:
+        raise error
+
+    first = build(tmp_path / "toy", {"update": toys.update})
+    for directory in (tmp_path / "toy", tmp_path / "new"):
+        with pytest.raises(type(error)):
+            build(directory, {"update": toys.update, "half": broken})
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+    assert read_manifest(tmp_path / "toy") == first.manifest
+
+
+def test_rebuild_takes_the_place_of_the_old_set(tmp_path) -> None:
+    build(tmp_path / "toy", {"update": toys.update})
+    (tmp_path / "toy" / "update.onnx").unlink()
+    again = build(tmp_path / "toy", {"update": toys.update})
+    assert "update.onnx: is missing" in again.reasons[0]
+    verify(tmp_path / "toy", read_manifest(tmp_path / "toy"))
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+def test_engine_out_of_parity_is_not_kept(tmp_path, monkeypatch) -> None:
+    def wrong(model, path, weights):
+        for value in model.graph.initializers.values():
+            if value.name.endswith("bias"):
+                value.const_value = ir.tensor(value.const_value.numpy() * 1.5, name=value.name)
+        return save(model, path, weights)
+
+    save = to_ort.save_onnx
+    monkeypatch.setattr(to_ort, "save_onnx", wrong)
+    with pytest.raises(ExportError, match=r"graph 'encoder': the engine differs from the fp32 module"):
+        build(tmp_path / "toy", {"encoder": toys.encoder})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parity_can_be_left_out_and_made_up_for(tmp_path) -> None:
+    without = build(tmp_path / "toy", {"update": toys.update}, check_parity=False)
+    assert without.parity == ()
+    assert "parity.json" not in without.manifest.files
+    assert build(tmp_path / "toy", {"update": toys.update}).reasons == ("parity: was not checked",)
+
+
+def test_folder_of_somebody_else_is_not_replaced(tmp_path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"photo")
+    with pytest.raises(UsageError, match="not an engine set"):
+        build(tmp_path)
+    assert (tmp_path / "photo.jpg").is_file()
+
+
+def test_place_that_cannot_be_written(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ExportError, match="cannot be written"):
+        build(tmp_path / "file" / "toy")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backend": "onyx"}, "'onyx' has no compiler; choose one of onnxruntime"),
+        ({"target": "sm_89"}, "target 'sm_89' cannot be built for onnxruntime; choose one of cpu"),
+        ({"precision": "fp8"}, "precision 'fp8' cannot be built for onnxruntime"),
+    ],
+)
+def test_arguments_that_do_not_fit(tmp_path, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(tmp_path / "toy", **changes)
+
+
+def test_graph_listed_under_another_name(tmp_path) -> None:
+    with pytest.raises(ExportError, match="'update' is listed as 'other'"):
+        build(tmp_path / "toy", {"other": toys.update})
