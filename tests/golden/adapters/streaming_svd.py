@@ -43,7 +43,7 @@ def control_of(case: Case, entry: str, config: Mapping[str, Any]) -> ControlBran
 
 def cam_cross_attention(case: Case) -> Outputs:
     sample, control = case.tensor("sample"), case.tensor("conditioning")
-    frames = case.config["num_frames"]
+    frames = case.outputs["norm_BCFHW"].shape[2]
     height, width = sample.shape[2:]
     cam = load_cam(case.weights(), case.config["attention_head_dim"])
     names = {"norm": "norm_BCFHW", "proj_in": "proj_in_BHW_F_C", "proj_out": "proj_out_BHW_F_C"}
@@ -95,20 +95,27 @@ def stats(x: Tensor) -> Tensor:
     return torch.stack([x.mean(), x.std(), x.abs().max()])
 
 
-def streaming_wrapper(case: Case) -> Outputs:
-    network = StreamingNetwork(
-        unet_of(case, "weights_unet", case.config), control_of(case, "weights_controlnet", case.config)
+def network_of(case: Case, config: Mapping[str, Any]) -> StreamingNetwork:
+    return StreamingNetwork(
+        unet_of(case, "weights_unet", config),
+        control_of(case, "weights_controlnet", config),
     )
-    halves, frames = case.inputs["image_only_indicator"].shape
-    control_frames = case.tensor("ctrl_frames")[0]
+
+
+def step_conditions(
+    network: StreamingNetwork, concat: Tensor, crossattn: Tensor, vector: Tensor, control_frames: Tensor
+) -> dict[str, Tensor]:
+    """What the network takes besides the latents.
+
+    concat: [(2 F), C, h, w]; crossattn: [(2 F), 1, D]; vector: [(2 F), label width]; control_frames: [Fc, 3, H, W].
+    """
 
     def first(rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (halves, frames))[:, : len(control_frames)].flatten(0, 1)
+        return rows.unflatten(0, (2, -1))[:, : len(control_frames)].flatten(0, 1)
 
-    context, vector = case.tensor("crossattn")[:, 0], case.tensor("vector")
-    timestep, sigma = case.tensor("c_noise"), case.tensor("sigma")[:, None, None, None]
-    conditions = {
-        "image_latent": case.tensor("concat"),
+    context = crossattn[:, 0]
+    return {
+        "image_latent": concat,
         "context": network.unet.project_context(context),
         "label": network.unet.embed_label(vector),
         "control_context": network.control.project_context(first(context)),
@@ -116,12 +123,18 @@ def streaming_wrapper(case: Case) -> Outputs:
         "control_embedding": network.control.frame_encoder(control_frames),
     }
 
-    def predict(x: Tensor, timestep: Tensor) -> Tensor:
-        return network(x.unflatten(0, (halves, frames)), timestep, **conditions).flatten(0, 1)
 
-    x = case.tensor("x")
+def streaming_wrapper(case: Case) -> Outputs:
+    network = network_of(case, case.config)
+    inputs = (case.tensor(name) for name in ("concat", "crossattn", "vector"))
+    conditions = step_conditions(network, *inputs, case.tensor("ctrl_frames")[0])
+
+    def predict(x: Tensor, timestep: Tensor) -> Tensor:
+        return network(x.unflatten(0, (2, -1)), timestep, **conditions).flatten(0, 1)
+
+    x, sigma = case.tensor("x"), case.tensor("sigma")[:, None, None, None]
     with tapped({"control": network.control}) as taps:
-        output = predict(x, timestep)
+        output = predict(x, case.tensor("c_noise"))
     skips, middle = taps["control"]
     scale = torch.rsqrt(sigma**2 + 1)
     denoised = predict(x * scale, 0.25 * sigma.flatten().log()) * -sigma * scale + x * scale**2
@@ -141,7 +154,8 @@ def conditioner(case: Case) -> Outputs:
     moments = encoder.moments(case.tensor("cond_frames"))
     mode = encoder(case.tensor("cond_frames"))
     raw = torch.tensor([[config[name] for name in ("fps_id", "motion_bucket_id", "cond_aug")]])
-    vector = embed_vector(raw, 3 * config["timestep_outdim"]).expand(config["num_frames"], -1)
+    rows, label_width = case.outputs["c.vector"].shape
+    vector = embed_vector(raw, label_width).expand(rows, -1)
     outputs = {
         "ae_moments": moments,
         "ae_mode": mode,
