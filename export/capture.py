@@ -47,7 +47,7 @@ def program_from_graph(graph: Graph) -> Program:
 
 def _outputs(exported: ExportedProgram) -> tuple[Tensor, ...]:
     """Fake tensors of the shapes and types that the program returns."""
-    return tuple(node.meta["val"] for node in exported.graph.output_node().args[0])  # type: ignore[union-attr]
+    return tuple(node.meta["val"] for node in exported.graph.output_node().args[0])
 
 
 def _graph_hash(exported: ExportedProgram, spec: EngineSpec) -> str:

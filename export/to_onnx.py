@@ -37,7 +37,17 @@ def onnx_from_program(program: Program) -> ir.Model:
     if converted is None:
         raise ExportError(f"graph {program.spec.name!r}: torch.onnx returned nothing; expected a model")
     ClearMetadataAndDocStringPass()(converted.model)  # source paths of this machine, and most of a small file
+    _rename_doubles(converted.model)
     return converted.model
+
+
+def _rename_doubles(model: ir.Model) -> None:
+    """Give inner values another name where the exporter gave them that of an output."""
+    outputs = {value.name for value in model.graph.outputs}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name in outputs and not value.is_graph_output():
+                value.name = f"{value.name}_of_{node.name or node.op_type}"
 
 
 def _root(error: BaseException) -> str:
@@ -69,7 +79,7 @@ def _external(tensor: ir.TensorProtocol, name: str, weights: WeightFile) -> ir.E
         offset,
         length,
         tensor.dtype,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=name,
         base_dir=weights.path.parent,
     )

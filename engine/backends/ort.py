@@ -124,7 +124,7 @@ def runtime() -> Any:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
             "pip uninstall both, then pip install 'stt2v[cpu]' or 'stt2v[gpu]'"
         )
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     return onnxruntime
 
@@ -157,7 +157,7 @@ def translated(what: str) -> Iterator[None]:
     """Turn ONNX Runtime's exceptions into ours, in one line that begins with `what`."""
     try:
         yield
-    except (*_foreign_errors(), RuntimeError, ValueError, MemoryError) as exc:
+    except _caught() as exc:
         reason = " ".join(str(exc).split()) or type(exc).__name__
         if isinstance(exc, MemoryError) or any(sign in reason.lower() for sign in OUT_OF_MEMORY):
             raise OutOfMemoryError(
@@ -169,9 +169,10 @@ def translated(what: str) -> Iterator[None]:
 
 
 @functools.cache
-def _foreign_errors() -> tuple[type[Exception], ...]:
-    """Every exception class of ONNX Runtime; they have no base of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state
+def _caught() -> tuple[type[Exception], ...]:
+    """Every exception class of ONNX Runtime (they have no base of their own), and what its bindings raise besides."""
+    from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-untyped]
 
     classes = vars(onnxruntime_pybind11_state).values()
-    return tuple(cls for cls in classes if isinstance(cls, type) and issubclass(cls, Exception))
+    own = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, Exception)]
+    return (*own, RuntimeError, ValueError, MemoryError)
