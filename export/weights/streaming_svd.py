@@ -20,6 +20,7 @@ from stt2v.export.models.temporal_vae import LatentEncoder, TemporalDecoder
 from stt2v.export.models.video_unet import VideoUNet
 from stt2v.export.weights import structure
 from stt2v.export.weights.base import Rule, State, load_strict, rename, take
+from stt2v.export.weights.open_clip import LAYER_RULES, split_projections
 
 Module = TypeVar("Module", bound=nn.Module)
 Spec = TypeVar("Spec")
@@ -103,11 +104,7 @@ TOWER_RULES: tuple[Rule, ...] = (
     (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
     (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
     (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
-    (r"\.ln_([12])\.", r".layer_norm\1."),
-    (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
-    (r"\.attn\.in_proj_", ".self_attn.in_proj."),
-    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+    *LAYER_RULES,
 )
 
 
@@ -176,15 +173,9 @@ def load_decoder(state: State) -> TemporalDecoder:
 
 def load_tower(state: State, head_width: int = TOWER_HEAD_WIDTH) -> CLIPVisionModelWithProjection:
     """The image tower of open_clip, from the keys below `TOWER`."""
-    ours: dict[str, Tensor] = {}
-    for key, tensor in rename(state, TOWER_RULES, UNUSED_IN_TOWER).items():
-        if ".in_proj." in key:
-            for name, part in zip("qkv", tensor.chunk(3), strict=True):
-                ours[key.replace("in_proj", f"{name}_proj")] = part
-        elif key == "visual.proj":
-            ours["visual_projection.weight"] = tensor.T
-        else:
-            ours[key] = tensor
+    ours = split_projections(rename(state, TOWER_RULES, UNUSED_IN_TOWER))
+    if "visual.proj" in ours:
+        ours["visual_projection.weight"] = ours.pop("visual.proj").T
     return restore_positions(load_into(CLIPVisionModelWithProjection, structure.tower_config(ours, head_width), ours))
 
 
