@@ -121,7 +121,7 @@ class Enhancer:
         """picture -> [2, 1, D], float32: CLIP's image embedding for the guidance pair; zeros are "no picture"."""
         engine = self.engines["enhance_image_encoder"]
         seen = clip_picture(picture, engine.spec.inputs[0].shape[-1], crop=self._size[0])
-        embedding = np.asarray(engine.run({"image": clip_pixels(seen)})["embedding"])
+        embedding = np.asarray(engine.run({"image": clip_pixels(seen)})["image_embedding"])
         return np.stack([np.zeros_like(embedding), embedding])
 
     def image_latents(self, picture: Frames, window: int, stage: str, index: int) -> Array:

@@ -98,6 +98,7 @@ TOY = Networks(
     },
     vae=vae_config(4, 8, 8, 8, layers=1, groups=2),
     text_encoder={
+        "vocab_size": 258,
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_hidden_layers": 3,
@@ -159,7 +160,7 @@ class EnhancerGraphs:
         """One picture."""
         side = self.networks.image_encoder["image_size"]
         tower = ImageTower(self._component("image_encoder"))
-        return Graph("enhance_image_encoder", tower, {"image": torch.zeros(1, 3, side, side)}, ("embedding",))
+        return Graph("enhance_image_encoder", tower, {"image": torch.zeros(1, 3, side, side)}, ("image_embedding",))
 
     def vae_encode(self) -> Graph:
         """One picture and the noise of its sample."""

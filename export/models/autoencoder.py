@@ -13,9 +13,9 @@ class LatentEncoder(nn.Module):
         self.scale = float(vae.config["scaling_factor"])
 
     def forward(self, image: Tensor, noise: Tensor) -> Tensor:
-        posterior = self.vae.encode(image.to(self.vae.dtype)).latent_dist
+        posterior = self.vae.encode(image).latent_dist
         sample: Tensor = posterior.mean + posterior.std * noise
-        return (sample * self.scale).float()
+        return sample * self.scale
 
 
 class LatentDecoder(nn.Module):
@@ -27,5 +27,5 @@ class LatentDecoder(nn.Module):
         self.scale = float(vae.config["scaling_factor"])
 
     def forward(self, latents: Tensor) -> Tensor:
-        frames: Tensor = self.vae.decode((latents / self.scale).to(self.vae.dtype), return_dict=False)[0]
-        return frames.float()
+        frames: Tensor = self.vae.decode(latents / self.scale, return_dict=False)[0]
+        return frames

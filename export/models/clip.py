@@ -22,7 +22,7 @@ class TextTower(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=mask)
         text: Tensor = self.final_layer_norm(hidden)
-        return text.float()
+        return text
 
 
 class ImageTower(nn.Module):
@@ -33,5 +33,5 @@ class ImageTower(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        embedding: Tensor = self.model(image.to(self.model.dtype)).image_embeds
-        return embedding.float()
+        embedding: Tensor = self.model(image).image_embeds
+        return embedding

@@ -34,11 +34,9 @@ class WindowConditions(nn.Module):
         text: [B, T, D]; image_embedding: [B, 1, D]; image_latents: [A, F, C, h, w]; fps: [A];
         returns context [B, T + 68, D], fps_embedding [A, E], image_maps [A, F, C, h, w].
         """
-        dtype = next(self.fps_embedding.parameters()).dtype
-        fps_embedding = self.fps_embedding(self.time_proj(fps).to(dtype))
-        context = self._context(text.to(dtype), image_embedding.to(dtype), image_latents[:, 0].to(dtype))
-        maps = self._image_maps(image_latents.to(dtype))
-        return context.float(), fps_embedding.float(), maps.float()
+        fps_embedding = self.fps_embedding(self.time_proj(fps).to(text.dtype))
+        context = self._context(text, image_embedding, image_latents[:, 0])
+        return context, fps_embedding, self._image_maps(image_latents)
 
     def _context(self, text: Tensor, image_embedding: Tensor, first_latent: Tensor) -> Tensor:
         halves, _, width = text.shape
@@ -71,7 +69,7 @@ class I2VGenXLNetwork(Network):
     """The part that runs every step.
 
     forward(x: [B, F, C, h, w], timestep: [], context, fps_embedding, image_maps as from `WindowConditions`) ->
-    [B, F, C, h, w], float type of the weights.
+    [B, F, C, h, w].
     """
 
     def __init__(self, unet: I2VGenXLUNet) -> None:
@@ -90,14 +88,12 @@ class I2VGenXLNetwork(Network):
 
     def forward(self, x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
         halves, frames = x.shape[:2]
-        dtype = self.conv_in.weight.dtype
-        context, fps_embedding = conditions["context"].to(dtype), conditions["fps_embedding"].to(dtype)
         image_maps = conditions["image_maps"].expand_as(x)
-        embedding = self.time_embedding(self.time_proj(timestep[None]).to(dtype)) + fps_embedding
+        embedding = self.time_embedding(self.time_proj(timestep[None]).to(x.dtype)) + conditions["fps_embedding"]
         embedding = embedding.expand(halves, -1).repeat_interleave(frames, dim=0)
-        hidden = self.conv_in(torch.cat([x, image_maps], dim=2).flatten(0, 1).to(dtype))
+        hidden = self.conv_in(torch.cat([x, image_maps], dim=2).flatten(0, 1))
         hidden = self.transformer_in(hidden, num_frames=frames, return_dict=False)[0]
-        hidden = self._blocks(hidden, embedding, context, frames)
+        hidden = self._blocks(hidden, embedding, conditions["context"], frames)
         out: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
         return out.view(x.shape)
 

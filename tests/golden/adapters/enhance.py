@@ -17,48 +17,40 @@ from stt2v.engine.ddim import Schedule, alpha_bars, ddim_table, noised
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.pictures import centre_crop, clip_picture, clip_pixels, resized
 from stt2v.engine.models.i2vgen_xl import EnhancerPass, EnhancerSettings, plan_passes
-from stt2v.engine.spec import EngineSpec
 from stt2v.engine.stages.denoise import guided_step
 from stt2v.engine.stages.enhance import Enhancer, encode_prompt
 from stt2v.engine.stages.windows import BlendedClip, LocalWindows
+from stt2v.export.eager import EagerEngine
 from stt2v.export.families.i2vgen_xl import EnhancerGraphs, Networks
-from stt2v.export.graph import Graph, tensor_spec
+from stt2v.export.graph import Graph
 from stt2v.export.weights.base import take
 
 GUIDANCE_ONLY = (1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # coefficients with which x0 is the guided prediction
 
 
-class EagerGraph:
+class Recorder(EagerEngine):
     """A graph run as it is, keeping what it returned."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        inputs = tuple(tensor_spec(name, tensor) for name, tensor in graph.inputs.items())
-        self.spec = EngineSpec(graph.name, inputs, ())
+        super().__init__(graph)
         self.recorded: list[dict[str, Value]] = []
 
     def run(self, inputs: Values) -> dict[str, Value]:
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
-        outputs = self.graph.module(**tensors)
-        several = outputs if isinstance(outputs, tuple) else (outputs,)
-        result = dict(zip(self.graph.outputs, (tensor.numpy() for tensor in several), strict=True))
-        self.recorded.append(result)
-        return result
-
-    def close(self) -> None:
-        pass
+        outputs = super().run(inputs)
+        self.recorded.append(outputs)
+        return outputs
 
 
-class EagerEngines(Mapping[str, EagerGraph]):
+class Recorders(Mapping[str, Recorder]):
     """The engines of an enhancer, made when first asked for."""
 
     def __init__(self, graphs: EnhancerGraphs) -> None:
         self._makers = graphs.makers()
-        self._made: dict[str, EagerGraph] = {}
+        self._made: dict[str, Recorder] = {}
 
-    def __getitem__(self, name: str) -> EagerGraph:
+    def __getitem__(self, name: str) -> Recorder:
         if name not in self._made:
-            self._made[name] = EagerGraph(self._makers[name]())
+            self._made[name] = Recorder(self._makers[name]())
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -78,10 +70,10 @@ def _without_notes(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("model_type", "transformers_version")}
 
 
-def engines(case: Case, size: tuple[int, int], windows: tuple[int, ...] = (), clip_skip: int = 1) -> EagerEngines:
+def engines(case: Case, size: tuple[int, int], windows: tuple[int, ...] = (), clip_skip: int = 1) -> Recorders:
     weights = case.weights()
     parts = replace(networks(case), clip_skip=clip_skip)
-    return EagerEngines(EnhancerGraphs(parts, lambda name: take(weights, f"{name}."), *size, windows))
+    return Recorders(EnhancerGraphs(parts, lambda name: take(weights, f"{name}."), *size, windows))
 
 
 def frames_second(x: Tensor | Array) -> Array:
@@ -130,7 +122,7 @@ def randomized_blending(case: Case) -> Mapping[str, Any]:
     told, init = case.inputs["image_latents"], case.inputs["init_latents"]
     windows, _, _, window, height, width = told.shape
     graphs = EnhancerGraphs(networks(case), lambda _: case.weights(), width, height, (window,))
-    made = EagerEngines(graphs)
+    made = Recorders(graphs)
     schedule = Schedule.from_config(case.config["scheduler"])
     steps, strength = case.config["num_inference_steps"], case.config["strength"]
     table = ddim_table(schedule, steps, strength, case.config["eta"])
@@ -156,13 +148,13 @@ def _conditions(case: Case, engine: Engine, index: int) -> Values:
         {
             "text": case.inputs["prompt_embeds"],
             "image_embedding": case.inputs["image_embeddings"][index],
-            "image_latents": frames_second(case.inputs["image_latents"][index]),
-            "fps": case.inputs["fps"].astype(np.float32),
+            "image_latents": frames_second(case.inputs["image_latents"][index])[:1],
+            "fps": case.inputs["fps"][:1].astype(np.float32),
         }
     )
 
 
-def _first_step(made: Mapping[str, EagerGraph], window: int, parts: list[Array], runner: LocalWindows) -> Arrays:
+def _first_step(made: Mapping[str, Recorder], window: int, parts: list[Array], runner: LocalWindows) -> Arrays:
     """What the windows give in the first step, by halves."""
     half, update = made[f"enhance_{window}_half"], made[f"enhance_{window}_update"]
     halved = guided_step({name: made[name] for name in (half.spec.name, update.spec.name)}, f"enhance_{window}_step")
@@ -255,7 +247,7 @@ def _one_pass(
 ) -> dict[str, Any]:
     stage, size = f"enhance_{number}", (_width(enhancer), _height(enhancer))
     decoder = enhancer.engines["enhance_vae_decode"]
-    assert isinstance(decoder, EagerGraph)
+    assert isinstance(decoder, Recorder)
     decoder.recorded.clear()
     frames = np.stack(list(enhancer.run_pass(number, plan, video, pictures)))
     latents = [enhancer.image_latents(p, plan.window, stage, i) for i, p in enumerate(pictures)]
@@ -275,7 +267,7 @@ def _one_pass(
 def _check_in_one_go(enhancer: Enhancer, video: Frames, case: Case) -> None:
     """All passes on their own results; the limit is the reference's for a first pass that is computed anew."""
     decoder = enhancer.engines["enhance_vae_decode"]
-    assert isinstance(decoder, EagerGraph)
+    assert isinstance(decoder, Recorder)
     decoder.recorded.clear()
     frames = list(enhancer.enhance(video, case.inputs["image"]))
     pixels = np.concatenate([output["frames"] for output in decoder.recorded[-len(frames) :]])
@@ -357,7 +349,7 @@ def _video(case: Case, count: int, schedule: Schedule) -> dict[str, Any]:
     if case.outputs["decode.frames"].shape[0] == count:
         result["decode.frames"] = np.stack(list(enhancer.decode(init)))
         decoder = made["enhance_vae_decode"]
-        assert isinstance(decoder, EagerGraph)
+        assert isinstance(decoder, Recorder)
         pixels = np.concatenate([output["frames"] for output in decoder.recorded])
         result["decode.video"] = frames_second(pixels)[None]
     return result

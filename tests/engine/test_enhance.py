@@ -1,0 +1,179 @@
+"""The enhancer's passes and its stage, on an engine set whose engines do cheap arithmetic."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stt2v.engine.backends.base import Array, Engine, Frames
+from stt2v.engine.backends.fake import FakeEngine
+from stt2v.engine.backends.host import HostArrays
+from stt2v.engine.blend import draw_offsets
+from stt2v.engine.errors import PlanError, StageError
+from stt2v.engine.models.i2vgen_xl import EnhancerSettings, key_lengths, plan_passes
+from stt2v.engine.noise import Noise
+from stt2v.engine.spec import EngineSpec, TensorSpec
+from stt2v.engine.stages.enhance import Enhancer
+from stt2v.engine.stages.windows import BlendedClip, Stepped
+
+SETTINGS = EnhancerSettings(window=8, overlap=3, key_lengths=key_lengths(8), steps=4)
+WIDTH, HEIGHT = 32, 16
+LATENT = (4, HEIGHT // 8, WIDTH // 8)
+
+
+def spec(name: str, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[int, ...]]) -> EngineSpec:
+    def tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(key, "float32", shape) for key, shape in shapes.items())
+
+    return EngineSpec(name, tensors(inputs), tensors(outputs))
+
+
+def engines(*windows: int) -> dict[str, Engine]:
+    one = {"latents": (1, *LATENT)}
+    pixels = (1, 3, HEIGHT, WIDTH)
+    specs = [
+        spec("enhance_image_encoder", {"image": (1, 3, 8, 8)}, {"image_embedding": (1, 6)}),
+        spec("enhance_vae_encode", {"image": pixels, "noise": (1, *LATENT)}, one),
+        spec("enhance_vae_decode", one, {"frames": pixels}),
+    ]
+    for window in windows:
+        clip = (window, *LATENT)
+        told = {"context": (2, 9, 6), "fps_embedding": (1, 8), "image_maps": (1, *clip)}
+        given = {"text": (2, 4, 6), "image_embedding": (2, 1, 6), "image_latents": (1, *clip), "fps": (1,)}
+        inputs = {"x": clip, "guidance": (window,), "coefficients": (8,), **told}
+        specs.append(spec(f"enhance_{window}_conditions", given, told))
+        specs.append(spec(f"enhance_{window}_step", inputs, {"x_next": clip, "x0": clip}))
+    return {each.name: FakeEngine(each, waves) for each in specs}
+
+
+def waves(border: EngineSpec, inputs: HostArrays) -> HostArrays:
+    """Outputs that depend on every input and never saturate, whatever the size of timesteps and guidance."""
+    outputs = {}
+    for tensor in border.outputs:
+        total = sum(np.resize(array, tensor.shape) / number for number, array in enumerate(inputs.values(), start=1))
+        outputs[tensor.name] = np.sin(total, dtype=np.float32)
+    return outputs
+
+
+def enhancer(seed: int = 0, settings: EnhancerSettings = SETTINGS) -> Enhancer:
+    lengths = {settings.window, *settings.key_lengths}
+    return Enhancer(engines(*lengths), np.zeros((2, 4, 6), np.float32), Noise(seed), settings)
+
+
+def clip(frames: int) -> Frames:
+    return np.random.default_rng(1).integers(0, 256, (frames, 12, 20, 3), np.uint8)
+
+
+@given(st.integers(38, 3000))
+def test_passes_cover_any_clip(frames: int) -> None:
+    *keys, whole = plan_passes(frames, EnhancerSettings())
+    assert (whole.frames, whole.kept) == (tuple(range(frames)), frames)
+    for before, after in zip(keys, [*keys[1:], whole], strict=True):
+        assert before.kept == len(after.starts)
+        assert before.frames[: before.kept] == tuple(after.frames[start] for start in after.starts)
+        assert before.starts[-1] + before.window == len(before.frames)
+    assert len(keys[0].starts) == 1
+    assert keys[0].window in (8, 16, 38)
+
+
+def test_short_clips_of_key_frames_are_padded_with_the_last() -> None:
+    keys, whole = plan_passes(100, EnhancerSettings())
+    assert whole.starts == (0, 26, 52, 62)
+    assert keys.frames == (0, 26, 52, 62, 62, 62, 62, 62)
+    assert (keys.kept, keys.window) == (4, 8)
+
+
+def test_more_key_frames_than_a_window_are_worked_on_in_windows() -> None:
+    first, second, whole = plan_passes(2500, EnhancerSettings())
+    assert (len(whole.starts), second.window, second.starts) == (96, 38, (0, 26, 52, 58))
+    assert first.frames[:4] == tuple(whole.starts[start] for start in second.starts)
+
+
+@pytest.mark.parametrize(("frames", "window", "overlap"), [(7, 8, 3), (20, 8, 8), (20, 1, 0)])
+def test_clips_and_windows_that_do_not_fit_are_refused_at_once(frames: int, window: int, overlap: int) -> None:
+    with pytest.raises(PlanError):
+        enhancer(settings=EnhancerSettings(window, overlap, (window,))).enhance(clip(frames), clip(1)[0])
+
+
+@pytest.mark.parametrize("frames", [8, 9, 13, 30, 60])
+def test_as_many_frames_come_out(frames: int) -> None:
+    result = list(enhancer().enhance(clip(frames), clip(1)[0]))
+    assert {frame.shape for frame in result} == {(HEIGHT, WIDTH, 3)}
+    assert {frame.dtype for frame in result} == {np.dtype(np.uint8)}
+    assert len(result) == frames
+
+
+def test_the_same_seed_gives_the_same_frames_and_another_seed_others() -> None:
+    first, again, other = (np.stack(list(enhancer(seed).enhance(clip(13), clip(1)[0]))) for seed in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_picture_and_prompt_reach_the_frames() -> None:
+    first = np.stack(list(enhancer().enhance(clip(13), clip(1)[0])))
+    other_picture = np.stack(list(enhancer().enhance(clip(13), 255 - clip(1)[0])))
+    told = Enhancer(enhancer().engines, np.ones((2, 4, 6), np.float32), Noise(0), SETTINGS)
+    assert (first != other_picture).any()
+    assert (first != np.stack(list(told.enhance(clip(13), clip(1)[0])))).any()
+
+
+def test_steps_are_told() -> None:
+    told: list[tuple[int, int, int]] = []
+    watched = Enhancer(enhancer().engines, np.zeros((2, 4, 6)), Noise(0), SETTINGS, on_step=lambda *n: told.append(n))
+    list(watched.enhance(clip(13), clip(1)[0]))
+    assert told == [(number, step, windows) for number, windows in ((0, 1), (1, 2)) for step in range(3)]
+    assert SETTINGS.run_steps == 3
+
+
+def test_places_of_frames_follow_the_picture() -> None:
+    maps = enhancer().image_latents(clip(1)[0], 5, "stage", 0)
+    assert maps.shape == (1, 5, *LATENT)
+    np.testing.assert_allclose(maps[0, 1:, 0, 0, 0], [0.25, 0.5, 0.75, 1.0])
+    assert len(np.unique(maps[0, 1:], axis=0)) == 4
+
+
+def test_a_single_key_frame_has_no_places() -> None:
+    assert enhancer().image_latents(clip(1)[0], 1, "stage", 0).shape == (1, 1, *LATENT)
+
+
+def test_black_frames_are_not_let_through() -> None:
+    made = enhancer()
+    broken = {**made.engines, "enhance_vae_decode": _silent(made.engines["enhance_vae_decode"].spec)}
+    with pytest.raises(StageError, match="enhance"):
+        list(Enhancer(broken, made.text, Noise(0), SETTINGS).enhance(clip(13), clip(1)[0]))
+
+
+def _silent(border: EngineSpec) -> FakeEngine:
+    return FakeEngine(border, lambda own, _: {t.name: np.zeros(t.shape, np.float32) for t in own.outputs})
+
+
+class Adding:
+    """Adds the step's number plus one; the clean estimate is its negative."""
+
+    def run_windows(self, step: int, windows: Sequence[Array]) -> list[Stepped]:
+        return [(window + step + 1, -window) for window in windows]
+
+
+def blended(latents: Array) -> tuple[BlendedClip, Iterator[int]]:
+    starts = (0, 3, 6)
+    offsets = draw_offsets(Noise(0), "offset", 4, starts, 5)
+    made = BlendedClip(latents, np.empty_like(latents), 5, starts, offsets, Adding())
+    return made, made.run()
+
+
+def test_windows_of_a_step_see_only_the_latents_before_it() -> None:
+    made, steps = blended(np.zeros((11, 1), np.float32))
+    assert list(steps) == [0, 1, 2, 3]
+    assert (made.latents == 1 + 2 + 3 + 4).all()
+    assert (made.clean == -(1 + 2 + 3)).all()
+
+
+def test_steps_can_be_taken_up_again() -> None:
+    made, steps = blended(np.zeros((11, 1), np.float32))
+    next(steps)
+    again, _ = blended(made.latents.copy())
+    assert list(again.run(first_step=1)) == [1, 2, 3]
+    list(steps)
+    assert (again.latents == made.latents).all()
