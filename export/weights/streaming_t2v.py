@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection
 
 from stt2v.engine.errors import ExportError
-from stt2v.export.models.modelscope_unet import UNetSpec, cross_attentions
+from stt2v.export.models.modelscope_unet import ModelScopeUNet, UNetSpec, cross_attentions
 from stt2v.export.models.streaming_t2v import ControlNet, ImageTokens, MemorySpec, StreamingUNet
 from stt2v.export.weights.base import Rule, State, rename, take
 from stt2v.export.weights.modelscope import HEAD_WIDTH, NORM_GROUPS, load_text_encoder, load_vae, unet_spec
@@ -82,7 +82,7 @@ def load_unet(state: State, head_width: int = HEAD_WIDTH, cam_head_width: int = 
 def _mix_rules(spec: UNetSpec) -> list[Rule]:
     """What APM adds to each cross-attention has a place of its own here."""
     with torch.device("meta"):
-        attentions = cross_attentions(spec.blocks())
+        attentions = cross_attentions(ModelScopeUNet(spec))
     return [
         (rf"^{re.escape(path)}\.(conv|conv_ln|alpha)(?=\.|$)", rf"apm.{index}.\1")
         for index, path in enumerate(attentions)
