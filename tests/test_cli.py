@@ -239,7 +239,7 @@ def test_generate_from_a_folder(run: Run, tmp_path: Path) -> None:
 
 def test_installed_script(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("stt2v")
-    words = [script, "generate", "--image", "missing.jpg"]
+    words = [script, "generate", "--image", "photo.jpg", "--num-frames", "0"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
