@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from golden import adapters
 from golden.cases import Adapter, Case, Limit
 

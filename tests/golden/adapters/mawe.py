@@ -1,8 +1,8 @@
 """MAWE on given flows."""
 
 import numpy as np
-from golden.cases import Adapter, Case, Limit
 
+from golden.cases import Adapter, Case, Limit
 from stt2v.engine.metrics import mawe, resized, splat
 
 
