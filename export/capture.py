@@ -29,7 +29,8 @@ class Program:
 
 def program_from_graph(graph: Graph) -> Program:
     """Capture `graph` with its fixed shapes. Raises ExportError that names the graph when it cannot be traced."""
-    inputs = dict(graph.inputs)
+    # torch.export takes one tensor given under two names for one input, so every example is made a tensor of its own.
+    inputs = {name: tensor.clone() for name, tensor in graph.inputs.items()}
     try:
         with torch.no_grad(), quiet("torch.export"):
             exported = torch.export.export(graph.module.eval(), (), kwargs=inputs, strict=False)

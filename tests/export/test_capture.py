@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,14 @@ def test_program_computes_what_the_module_does(program) -> None:
     captured = program.exported.module()(**{name: torch.from_numpy(value) for name, value in inputs.items()})
     for name, value in EagerEngine(graph).run(inputs).items():
         np.testing.assert_allclose(captured[graph.outputs.index(name)].detach().numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_with_one_example_stay_apart() -> None:
+    same = torch.zeros(toys.LATENTS)
+    graph = toys.update()
+    shared = {name: same if value.shape == same.shape else value for name, value in graph.inputs.items()}
+    program = program_from_graph(replace(graph, inputs=shared))
+    assert program.graph_hash == program_from_graph(graph).graph_hash
 
 
 def test_hashes_tell_structure_from_weights(program) -> None:
