@@ -1,0 +1,51 @@
+"""Windows of a solver that looks back: fresh noise and the last clean estimate are common to all windows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stt2v.engine.backends.base import Array, Value, Values
+from stt2v.engine.solver import COEFFICIENTS, Table
+from stt2v.engine.stages.denoise import GuidedStep
+from stt2v.engine.stages.windows import Stepped
+
+StepNoise = Callable[[int, int, int], Array]
+"""(step, first frame, frames) -> unit noise [frames, C, h, w]; the same for a frame whatever window asks for it."""
+
+
+@dataclass(frozen=True)
+class SharedWindows:
+    """The windows of a clip one after the other through one engine, with what the solver takes besides.
+
+    The reference blends the estimates of x0 and then updates the whole clip. The update works frame by frame and hard
+    cuts choose whole frames, so updating each window and blending what comes out is the same, and needs no second pass.
+
+    table: [steps, 8] as in `engine/solver.py`; guidance: [window], float32; conditions: shared by all windows; starts:
+    the windows' first frames; clean: the clip's blended estimate after the last step, [frames, C, h, w].
+    """
+
+    step: GuidedStep
+    table: Table
+    guidance: Array
+    conditions: Values
+    starts: Sequence[int]
+    clean: Array
+    noise: StepNoise
+
+    def run_windows(self, step: int, windows: Sequence[Array]) -> list[Stepped]:
+        """See `WindowRunner`."""
+        coefficients = self.table[step].astype(np.float32)
+        return [
+            self._run(step, window, start, coefficients) for window, start in zip(windows, self.starts, strict=True)
+        ]
+
+    def _run(self, step: int, window: Array, start: int, coefficients: Array) -> Stepped:
+        row = dict(zip(COEFFICIENTS, self.table[step], strict=True))
+        nothing = np.zeros_like(window)
+        updates: dict[str, Value] = {
+            "noise": self.noise(step, start, len(window)) if row["k_noise"] else nothing,
+            "x0_previous": self.clean[start : start + len(window)] if row["k_previous"] else nothing,
+        }
+        x_next, x0 = self.step(window, coefficients, self.guidance, self.conditions, updates)
+        return np.asarray(x_next), np.asarray(x0)
