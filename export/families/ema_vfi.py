@@ -11,7 +11,7 @@ from stt2v.export.weights.base import State
 from stt2v.export.weights.ema_vfi import load_ema_vfi, original_shapes
 
 PUBLISHED = EmaVfiConfig()
-TOY = EmaVfiConfig(width=2, depths=(1, 1, 1, 2, 2), heads=(1, 2))
+TOY = EmaVfiConfig(width=4, depths=(1, 1, 1, 2, 2), heads=(2, 4))
 
 
 def random_weights(config: EmaVfiConfig, seed: int) -> State:

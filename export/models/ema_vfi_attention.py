@@ -114,7 +114,11 @@ class InterFrameAttention(nn.Module):
         if mask is not None:
             mask = mask.to(x.device, x.dtype).repeat(len(x) // len(mask), 1, 1)[:, None]
         appearance = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        match = F.scaled_dot_product_attention(query, key, self._split_heads(place), attn_mask=mask)
+        places = self._split_heads(place)
+        width = places.shape[-1]
+        # Compilers take values only as wide as the keys; a motion head is narrower.
+        places = F.pad(places, (0, key.shape[-1] - width))
+        match = F.scaled_dot_product_attention(query, key, places, attn_mask=mask)[..., :width]
         return self.proj(_merge_heads(appearance)), self.motion_proj(_merge_heads(match) - place)
 
     def _split_heads(self, x: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def test_wrapper_and_caches_are_dropped() -> None:
 
 def test_narrow_networks_need_heads() -> None:
     with pytest.raises(ExportError, match="name the number of heads"):
-        load_ema_vfi(random_weights(TOY, 0))
+        load_ema_vfi(random_weights(EmaVfiConfig(width=2), 0))
     with pytest.raises(ExportError, match="use EMA-VFI's checkpoint"):
         load_ema_vfi({"conv.weight": torch.ones(1)})
 
@@ -88,10 +88,9 @@ def test_turned_pictures_give_the_turned_frame() -> None:
 
 
 def test_half_precision_stays_close() -> None:
-    config = EmaVfiConfig(width=4, depths=(1, 1, 1, 2, 2), heads=(1, 2))
     images = pair(64, 128)
     full, half = (
-        MiddleFrame(load_ema_vfi(random_weights(config, 0), config.heads).to(dtype))(**images)
+        MiddleFrame(load_ema_vfi(random_weights(TOY, 0), TOY.heads).to(dtype))(**images)
         for dtype in (torch.float32, torch.float16)
     )
     assert half.dtype == torch.float32
