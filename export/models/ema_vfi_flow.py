@@ -1,7 +1,7 @@
 """Flow between two frames: warping by it and the heads that estimate it. All flows and warps are float32.
 
-A sampling grid in half precision is off by whole pixels on a 720p frame, so whatever the type of the network, grids,
-flows and pictures keep float32.
+Half precision rounds places on a 720p frame to thirds of a pixel, so whatever the type of the network, grids, flows and
+pictures keep float32.
 """
 
 from collections.abc import Sequence
