@@ -200,9 +200,9 @@ class StreamingSvdGraphs:
 
     def update(self) -> Graph:
         """What follows the two halves, of whichever chunk."""
-        x, guidance, coefficients = self._step_inputs().values()
-        inputs = {"x": x, "uncond": x, "cond": x, "guidance": guidance, "coefficients": coefficients}
-        return Graph("update", Update(RULE), inputs, STEP_OUTPUTS)
+        # Tensors of their own: capture takes one tensor under two names for one input.
+        predictions = {name: self._latents(self.config.frames) for name in ("uncond", "cond")}
+        return Graph("update", Update(RULE), self._step_inputs() | predictions, STEP_OUTPUTS)
 
     def vae_decode(self, group: int) -> Graph:
         """The frames of `group` latents that are decoded together."""

@@ -4,6 +4,8 @@ The reference blurs, resizes (bicubic, corners aligned) and normalises. Blur and
 for images of a known size they are one matrix a side, on any backend and in any order of summation that it likes.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,7 +59,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, tower: CLIPVisionModelWithProjection, height: int, width: int) -> None:
         super().__init__()
-        self.preprocessing = ClipPreprocessing(height, width, tower.config.image_size)
+        self.preprocessing = ClipPreprocessing(height, width, cast(int, tower.config.image_size))
         self.tower = ImageTower(tower)
 
     def forward(self, image: Tensor) -> Tensor:

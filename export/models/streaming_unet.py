@@ -19,7 +19,7 @@ class FirstNetwork(nn.Module):
         """x: [B, F, C, h, w]; image_latent: [B or (B F), C, h, w]; the rest as in `VideoUNet` -> like x."""
         noisy = concatenate(x, image_latent)
         out: Tensor = self.unet(noisy.flatten(0, 1), x.shape[1], timestep.reshape(-1), context, label)
-        return out.unflatten(0, x.shape[:2])
+        return out.reshape(x.shape)
 
 
 class StreamingNetwork(nn.Module):
@@ -69,7 +69,7 @@ class StreamingNetwork(nn.Module):
         timestep = timestep.reshape(-1)
         control = self.features(noisy, timestep, control_context, control_label, control_embedding)
         out: Tensor = self.unet(noisy.flatten(0, 1), x.shape[1], timestep, context, label, control)
-        return out.unflatten(0, x.shape[:2])
+        return out.reshape(x.shape)
 
 
 def concatenate(x: Tensor, image_latent: Tensor) -> Tensor:

@@ -86,7 +86,10 @@ class VideoResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.spatial_res_block = ResnetBlock2D(
-            in_channels=channels_in, out_channels=channels_out, temb_channels=embedding_width, eps=eps
+            in_channels=channels_in,
+            out_channels=channels_out,
+            temb_channels=embedding_width,  # type: ignore[arg-type]  # None is how diffusers leaves the embedding out
+            eps=eps,
         )
         self.temporal_res_block = TemporalResidual(channels_out, embedding_width, temporal_eps)
         self.time_mixer = Mixer(weighs_temporal)

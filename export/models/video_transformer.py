@@ -5,6 +5,7 @@ Attending to a single token gives that token's value whatever the query, so cros
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
@@ -43,13 +44,14 @@ class VideoTransformer(nn.Module):
 
     def sites(self) -> Iterator[nn.Sequential]:
         """Value and output layers of each cross-attention, in the order in which `forward` takes their constants."""
-        for pair in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
+        blocks: Iterator[tuple[Any, Any]] = zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True)
+        for pair in blocks:
             yield from (nn.Sequential(block.attn2.to_v, block.attn2.to_out[0]) for block in pair)
 
     def forward(self, x: Tensor, frames: int, context: Iterator[Tensor], images: Tensor | None = None) -> Tensor:
         """x: [(B F), C, h, w]; context: the constants [N, C] of each site; images: [B, F] -> like x."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        tokens = self.proj_in(tokens).unflatten(0, (-1, frames))  # [B, F, P, C]
+        tokens = self.proj_in(tokens).reshape(-1, frames, *tokens.shape[1:])  # [B, F, P, C]
         position = self._position(tokens)
         share = self.time_mixer(None if images is None else images[:, :, None, None])
         for spatial, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
@@ -72,7 +74,7 @@ def _by_clip(rows: Tensor, tokens: Tensor) -> Tensor:
     return rows.reshape(len(tokens), -1, rows.shape[1])
 
 
-def _spatial(block: nn.Module, tokens: Tensor, context: Tensor) -> Tensor:
+def _spatial(block: Any, tokens: Tensor, context: Tensor) -> Tensor:
     """tokens: [B, F, P, C]; context: [B, 1 or F, C]; every frame by itself."""
     attended = block.attn1(block.norm1(tokens).flatten(0, 1)).reshape(tokens.shape)
     tokens = tokens + attended + context[:, :, None]
@@ -80,7 +82,7 @@ def _spatial(block: nn.Module, tokens: Tensor, context: Tensor) -> Tensor:
     return out
 
 
-def _temporal(block: nn.Module, tokens: Tensor, context: Tensor) -> Tensor:
+def _temporal(block: Any, tokens: Tensor, context: Tensor) -> Tensor:
     """tokens: [B, P, F, C]; context: [B, 1 or F, C], of which the first frame's counts; every pixel by itself."""
     tokens = tokens + block.ff_in(block.norm_in(tokens))
     attended = block.attn1(block.norm1(tokens).flatten(0, 1)).reshape(tokens.shape)

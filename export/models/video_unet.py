@@ -8,6 +8,7 @@ Letters as in `video_blocks`; S is the width of all context constants together, 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.models.downsampling import Downsample2D
@@ -90,7 +91,7 @@ class VideoEncoder(nn.Module):
 
     def site_widths(self) -> list[int]:
         """Columns of each cross-attention in the context constants."""
-        return [site[-1].out_features for site in self.sites()]
+        return [cast(nn.Linear, site[-1]).out_features for site in self.sites()]
 
     def project_context(self, context: Tensor) -> Tensor:
         """The constants of every cross-attention: context [N, D] -> [N, S]."""
@@ -111,7 +112,7 @@ class VideoEncoder(nn.Module):
         self, frames: int, timestep: Tensor, context: Tensor, label: Tensor, images: Tensor | None = None
     ) -> StepInputs:
         """timestep: [1 or (B F)]; context: [N, S]; label: [1 or (B F), E]; images: [B, F]."""
-        constants = iter(context.split(self.site_widths(), dim=1))
+        constants = iter(torch.split(context, self.site_widths(), dim=1))
         return StepInputs(frames, self.embed_time(timestep) + label, constants, images)
 
     def encode(self, x: Tensor, inputs: StepInputs, added: Tensor | None = None) -> tuple[list[Tensor], Tensor]:

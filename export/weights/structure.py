@@ -8,19 +8,26 @@ import itertools
 from torch import nn
 from transformers import CLIPVisionConfig
 
+from stt2v.engine.errors import ExportError
 from stt2v.export.models.control_branch import ControlSpec
 from stt2v.export.models.temporal_vae import VaeSpec
 from stt2v.export.models.unet_spec import BlockSpec, UNetSpec
 from stt2v.export.weights.base import State
 
 Shape = tuple[int, ...]
-Shapes = dict[str, Shape]
+
+
+class Shapes(dict[str, Shape]):
+    """Shapes by key; a key that a structure cannot do without is asked for by index."""
+
+    def __missing__(self, key: str) -> Shape:
+        raise ExportError(f"weights have no {key!r}; use the published checkpoint of this model")
 
 
 def shapes_of(weights: State | nn.Module) -> Shapes:
     """The shape of every tensor."""
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+    return Shapes({key: tuple(tensor.shape) for key, tensor in state.items()})
 
 
 def count(shapes: Shapes, pattern: str) -> int:
