@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import stt2v
@@ -20,7 +21,7 @@ from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.parity import parity_of
 from stt2v.export.precision import in_precision
 from stt2v.export.staging import staged
-from stt2v.export.staleness import current_manifest, stale_reasons
+from stt2v.export.staleness import current_manifest, stale_files, stale_reasons
 
 Graphs = Mapping[str, GraphMaker]
 
@@ -44,10 +45,12 @@ def build_engine_set(
     directory: Path,
     progress: Progress | None = None,
     check_parity: bool = True,
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> BuiltSet:
     """Bring the engine set in `directory` up to date; nothing half-written is left behind, whatever happens.
 
-    `model` is the model's declaration as JSON. `progress` is told graph, phase and seconds of every step, and the
+    `model` is the model's declaration as JSON; `files` are texts by name that belong beside the engines, such as
+    tokenizers. `progress` is told graph, phase and seconds of every step, and the
     reasons of a rebuild. Without `check_parity` engines are not run, for a machine that cannot hold them.
 
     Raises UsageError for arguments that do not fit, ExportError when a graph cannot be compiled or is not in parity.
@@ -55,7 +58,7 @@ def build_engine_set(
     compiler = find_compiler(backend, target, precision)
     declaration = json.loads(json.dumps(model))  # as it will be read: tuples become lists
     wanted = Manifest(stt2v.__version__, declaration, backend, target, precision, compiler.tools(), (), {})
-    build = _Build(graphs, compiler, wanted, progress or Silent(), check_parity and compiler.runs_here)
+    build = _Build(graphs, files, compiler, wanted, progress or Silent(), check_parity and compiler.runs_here)
     built, reasons = build.check(directory)
     if built is not None and not reasons:
         return BuiltSet(directory, built, read_parity(directory), ())
@@ -69,6 +72,7 @@ class _Build:
     """What every step of one build needs."""
 
     graphs: Graphs
+    files: Mapping[str, str]
     compiler: Compiler
     wanted: Manifest
     progress: Progress
@@ -79,7 +83,10 @@ class _Build:
         built, reasons = current_manifest(directory)
         if built is not None:
             self.progress.stage("check", len(self.graphs))
-            reasons = stale_reasons(built, self.wanted, tuple(self.graphs), self._captured_anew)
+            reasons = (
+                *stale_files(built, self.files),
+                *stale_reasons(built, self.wanted, self.graphs, self._captured_anew),
+            )
             if self.check_parity and not reasons and not read_parity(directory):
                 reasons = ("parity: was not checked",)
         for reason in reasons:
@@ -97,6 +104,8 @@ class _Build:
                 table.extend(parity)
         if table:
             write_parity(stage, table)
+        for name, text in self.files.items():
+            (stage / name).write_text(text, encoding="utf-8")
         names = [path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()]
         manifest = replace(self.wanted, engines=tuple(entries), files=file_entries(stage, names))
         write_manifest(stage, manifest)

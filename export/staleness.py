@@ -1,6 +1,7 @@
 """Why an engine set has to be built again."""
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from stt2v.engine.errors import EngineSetError
@@ -23,7 +24,17 @@ def current_manifest(directory: Path) -> tuple[Manifest | None, tuple[str, ...]]
     return manifest, ()
 
 
-def stale_reasons(built: Manifest, wanted: Manifest, names: tuple[str, ...], capture: Capture) -> tuple[str, ...]:
+def stale_files(built: Manifest, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Which of the texts beside the engines are others now."""
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return tuple(
+        f"file {name}: changed"
+        for name, hash_ in hashes.items()
+        if name not in built.files or built.files[name].sha256 != hash_
+    )
+
+
+def stale_reasons(built: Manifest, wanted: Manifest, names: Collection[str], capture: Capture) -> tuple[str, ...]:
     """What differs between the set `built` and one that would have the facts of `wanted` and the graphs `names`.
 
     Graphs are captured only when all else is equal. `wanted` needs no engines and files yet.
@@ -48,7 +59,7 @@ def _changes(word: str, built: Mapping[str, object], wanted: Mapping[str, object
             yield f"{word} {key}: was {built.get(key)}, now {wanted.get(key)}"
 
 
-def _names(entries: Mapping[str, EngineEntry], names: tuple[str, ...]) -> Iterator[str]:
+def _names(entries: Mapping[str, EngineEntry], names: Collection[str]) -> Iterator[str]:
     yield from (f"graph {name}: new" for name in names if name not in entries)
     yield from (f"graph {name}: no longer part of the model" for name in entries if name not in names)
 

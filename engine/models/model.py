@@ -54,6 +54,7 @@ class Model:
     first_through_8_bits: bool = False
     enhancing: Enhancing | None = None
     interpolate: bool = False
+    toy: bool = False  # networks of toy width with random weights
     warning: str = ""
 
     @property

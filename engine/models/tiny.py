@@ -16,5 +16,6 @@ TINY = replace(
     num_frames=64,
     fps=12.0,
     enhancing=Enhancing("i2vgen-xl", 256, 128, window=8, overlap=3, steps=3),
+    toy=True,
     warning="tiny is untrained: its frames are coloured noise around the anchor, not a video of your picture",
 )

@@ -64,11 +64,15 @@ class HalvedStep:
 
 
 def guided_step(engines: Mapping[str, Engine], name: str = "step") -> GuidedStep:
-    """The step called `name` in its fused form where the set has it, else by halves."""
+    """The step called `name` in its fused form where the set has it, else by halves.
+
+    Steps of the same shapes share one update engine, called "update".
+    """
     if name in engines:
         return FusedStep(engines[name])
     prefix = name.removesuffix("step")
-    return HalvedStep(engines[f"{prefix}half"], engines[f"{prefix}update"])
+    own = f"{prefix}update"
+    return HalvedStep(engines[f"{prefix}half"], engines[own if own in engines else "update"])
 
 
 @dataclass(frozen=True)

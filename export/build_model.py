@@ -1,0 +1,51 @@
+"""`stt2v build-engines`: one model, one backend, one engine set."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from stt2v.engine.errors import UsageError
+from stt2v.engine.models import find_model
+from stt2v.engine.models.model import Model
+from stt2v.engine.progress import Progress
+from stt2v.engine.store import built_set
+from stt2v.export.build import BuiltSet, build_engine_set
+from stt2v.export.recipes import recipe_for
+
+GRANULE = 64  # a side must be a multiple: eight pixels a latent pixel, halved three times
+
+
+def build_model(
+    model: str,
+    backend: str = "onnxruntime",
+    precision: str = "fp32",
+    target: str | None = None,
+    size: tuple[int, int] | None = None,
+    weights: Path | None = None,
+    random_weights: bool = False,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> BuiltSet:
+    """Build (or reuse) the engine set of `model`, in `out` or where the store keeps it.
+
+    Raises UsageError, ExportError.
+    """
+    declared = find_model(model)
+    if size is not None:
+        declared = resized(declared, *size)
+    if weights is None and not (random_weights or declared.toy):
+        raise UsageError(
+            f"model {model!r} needs its weights: give --weights DIR, or --random-weights to try without them"
+        )
+    target = target or "cpu"
+    directory = out or built_set(model, backend, target, precision, declared.width, declared.height)
+    recipe = recipe_for(declared, weights)
+    return build_engine_set(
+        declared.to_json(), recipe.graphs, backend, precision, target, directory, progress, files=recipe.files
+    )
+
+
+def resized(model: Model, width: int, height: int) -> Model:
+    """`model` for other frames. Raises UsageError for sizes that its networks cannot have."""
+    if min(width, height) < GRANULE or width % GRANULE or height % GRANULE:
+        raise UsageError(f"size is {width}x{height}, expected multiples of {GRANULE}")
+    return replace(model, width=width, height=height)

@@ -1,0 +1,72 @@
+"""From a model's declaration and its weights to the graphs of all its stages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stt2v.engine.models.i2vgen_xl import key_lengths
+from stt2v.engine.models.model import Enhancing, Model
+from stt2v.export.families import ema_vfi, i2vgen_xl, streaming_svd
+from stt2v.export.graph import GraphMaker
+from stt2v.export.tokenizers import byte_tokenizer, read_tokenizer
+from stt2v.export.weights.folder import WeightFolder
+
+SEED = 0  # of all random weights
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an engine set is made from: graphs by name, and text files that belong beside the engines."""
+
+    graphs: Mapping[str, GraphMaker]
+    files: Mapping[str, str]
+
+
+def recipe_for(model: Model, weights: Path | None) -> Recipe:
+    """The recipe of `model` with the weights in the folder `weights`, or random ones.
+
+    Raises ExportError when a file of the folder is missing or does not fit.
+    """
+    source = WeightFolder(weights) if weights else None
+    parts = [FAMILIES[model.family](model, source)]
+    if model.enhancing:
+        parts.append(ENHANCERS[model.enhancing.name](model.enhancing, source, toy=model.toy))
+    if model.interpolate:
+        parts.append(_interpolator(model, source))
+    graphs = {name: graph for part in parts for name, graph in part.graphs.items()}
+    return Recipe(graphs, {name: text for part in parts for name, text in part.files.items()})
+
+
+def _streaming_svd(model: Model, source: WeightFolder | None) -> Recipe:
+    config = streaming_svd.Config(model.chunk, model.conditional, model.height, model.width, model.decode_group)
+    if source:
+        networks = streaming_svd.load_networks(source.read("streaming-svd"), source.read("svd-xt/unet"))
+    else:
+        structure = streaming_svd.TINY if model.toy else streaming_svd.Structure()
+        networks = streaming_svd.random_networks(structure, SEED)
+    return Recipe(streaming_svd.graphs(networks, config), {})
+
+
+def _i2vgen_xl(how: Enhancing, source: WeightFolder | None, toy: bool) -> Recipe:
+    networks = i2vgen_xl.TOY if toy else i2vgen_xl.PUBLISHED
+    weights: Callable[[str], Mapping[str, object]]
+    if source:
+        weights = lambda component: source.read(f"i2vgen-xl/{component}")  # noqa: E731
+        tokenizer = read_tokenizer(source.path / "i2vgen-xl" / "tokenizer" / "tokenizer.json")
+    else:
+        weights = i2vgen_xl.random_weights(networks, SEED)
+        tokenizer = byte_tokenizer()
+    windows = key_lengths(how.window)
+    graphs = i2vgen_xl.EnhancerGraphs(networks, weights, how.width, how.height, windows)
+    return Recipe(graphs.makers(), {"enhance_tokenizer.json": tokenizer})
+
+
+def _interpolator(model: Model, source: WeightFolder | None) -> Recipe:
+    size = model.enhancing or model
+    config = ema_vfi.TOY if model.toy else ema_vfi.PUBLISHED
+    weights = source.read("ema-vfi") if source else ema_vfi.random_weights(config, SEED)
+    return Recipe(ema_vfi.InterpolatorGraphs(config, weights, size.width, size.height).makers(), {})
+
+
+FAMILIES: Mapping[str, Callable[[Model, WeightFolder | None], Recipe]] = {"streaming-svd": _streaming_svd}
+ENHANCERS: Mapping[str, Callable[..., Recipe]] = {"i2vgen-xl": _i2vgen_xl}

@@ -1,0 +1,37 @@
+"""Tokenizers as they are kept in an engine set: one JSON text each, padding and truncation included."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from stt2v.engine.errors import ExportError
+
+LENGTH = 77
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def byte_tokenizer(length: int = LENGTH) -> str:
+    """One token a byte, for networks that were never trained on text: 258 tokens, the text between two marks."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*alphabet, START, END])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    marks = [(START, vocabulary[START]), (END, vocabulary[END])]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)
+    return _fixed_length(tokenizer, vocabulary[END], END, length)
+
+
+def read_tokenizer(path: Path, length: int = LENGTH) -> str:
+    """A published CLIP tokenizer. Raises ExportError when the file is missing or no tokenizer."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more precise
+        raise ExportError(f"{path} is no tokenizer ({error}); run `stt2v pull` again") from error
+    return _fixed_length(tokenizer, tokenizer.token_to_id(END), END, length)
+
+
+def _fixed_length(tokenizer: Tokenizer, padding: int, token: str, length: int) -> str:
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(pad_id=padding, pad_token=token, length=length)
+    text: str = tokenizer.to_str()
+    return text

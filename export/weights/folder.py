@@ -1,0 +1,32 @@
+"""The folder that `stt2v pull` makes: one safetensors file, or several shards, for each network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stt2v.engine.errors import ExportError
+
+
+@dataclass(frozen=True)
+class WeightFolder:
+    """Weights under their original keys, below `path`."""
+
+    path: Path
+
+    def read(self, name: str) -> dict[str, Tensor]:
+        """All tensors of the network `name`: from `name.safetensors`, or the files in the folder `name`.
+
+        Raises ExportError when there is nothing, or a file is damaged.
+        """
+        single = self.path / f"{name}.safetensors"
+        files = [single] if single.is_file() else sorted((self.path / name).glob("*.safetensors"))
+        if not files:
+            raise ExportError(f"no weights at {single} or in {self.path / name}; run `stt2v pull`, or give --weights")
+        try:
+            return {key: tensor for file in files for key, tensor in load_file(file).items()}
+        except Exception as error:  # safetensors raises a class of its own that is no OSError
+            raise ExportError(
+                f"weights in {files[0].parent} cannot be read ({error}); run `stt2v pull` again"
+            ) from error
