@@ -35,6 +35,7 @@ RANGES: dict[str, Draw] = {
     "coefficients": _coefficients,
     "guidance": lambda random, shape: random.uniform(1.0, 3.0, shape),
     "timestep": lambda random, shape: random.uniform(0.0, 1.0, shape),
+    "image[01]": lambda random, shape: random.uniform(0.0, 1.0, shape),
     "*image*": lambda random, shape: random.uniform(-1.0, 1.0, shape),
     "*frame*": lambda random, shape: random.uniform(-1.0, 1.0, shape),
     "*": lambda random, shape: random.standard_normal(shape),

@@ -14,6 +14,7 @@ TINY = replace(
     first=Denoising("karras", 4, (1.0, 3.0)),
     streaming=Denoising("align-your-steps", 4, (1.5, 3.0)),
     num_frames=64,
+    interpolate=True,
     fps=12.0,
     enhancing=Enhancing("i2vgen-xl", 256, 128, window=8, overlap=3, steps=3),
     toy=True,
