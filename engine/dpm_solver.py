@@ -1,7 +1,6 @@
-"""DPM-Solver++(2M) SDE (Lu et al. 2022, algorithm 2, with noise) as a coefficient table, and vid2vid's noise schedule.
+"""DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) as coefficient tables, with and without noise.
 
-A latent is written x0 + k * noise here; k, the *k-sigma*, is sigma / alpha of a variance-preserving schedule, on
-whose training timesteps the network was trained to predict v.
+Also the noise schedule of vid2vid. *k-sigma* is sigma / alpha of a variance-preserving schedule: the noise in a latent whose signal has share 1.
 """
 
 from dataclasses import dataclass
@@ -75,7 +74,9 @@ def solver_k_sigmas(schedule: CosineSchedule, steps: int, start: int) -> Values:
 
 
 def dpm_table(schedule: CosineSchedule, steps: int, start: int) -> Table:
-    """All steps as coefficients: [steps, 8]. Latents begin as unit-variance ones times the first k-sigma.
+    """The solver with noise (SDE, midpoint, eta 1) for a network that predicts v: [steps, 8].
+
+    Latents are x0 + k-sigma * noise, and begin as unit-variance ones times the first k-sigma.
 
     x0 of the step before enters from the second step on, noise in all but the last, which arrives at x0.
 
@@ -104,3 +105,28 @@ def dpm_table(schedule: CosineSchedule, steps: int, start: int) -> Table:
         ],
         axis=1,
     )
+
+
+def multistep_table(alpha_bars: Values, steps: int) -> Table:
+    """The solver without noise for a network that predicts noise, from noise to x0: [steps, 8].
+
+    alpha_bars: squared share of signal at every training timestep. Latents are alpha * x0 + sigma * noise, times are
+    spaced evenly ("linspace"), and x0 of the step before enters in all but the first and the last step.
+
+    Raises: UsageError for a number of steps that the training timesteps do not have.
+    """
+    last = len(alpha_bars) - 1
+    if not 1 <= steps <= last:
+        raise UsageError(f"steps is {steps}, expected 1 to {last}")
+    times = np.rint(np.linspace(0, last, steps + 1))[:0:-1]
+    bars = np.append(alpha_bars[times.astype(np.int64)], 1.0)
+    alpha, sigma = np.sqrt(bars), np.sqrt(1.0 - bars)
+    with np.errstate(divide="ignore"):
+        h = -np.diff(np.log(sigma) - np.log(alpha))  # infinite in the last step
+    ratio = np.zeros_like(h)
+    ratio[1:-1] = 0.5 * h[1:-1] / h[:-2]
+    fresh = -alpha[1:] * np.expm1(-h)
+    one, nothing = np.ones_like(h), np.zeros_like(h)
+    c_skip, c_out = 1.0 / alpha[:-1], -sigma[:-1] / alpha[:-1]
+    k_x = sigma[1:] / sigma[:-1]
+    return np.stack([one, times, c_skip, c_out, k_x, fresh * (1.0 + ratio), nothing, -fresh * ratio], axis=1)

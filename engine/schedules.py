@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from stt2v.engine import ddim
+from stt2v.engine.dpm_solver import multistep_table
 from stt2v.engine.sigmas import Sigmas, align_your_steps, euler_table, initial_scale, karras
 from stt2v.engine.solver import Table
 
@@ -23,7 +25,22 @@ def _euler(sigmas: Callable[[int], Sigmas]) -> Callable[[int], Schedule]:
     return schedule
 
 
+MODELSCOPE = ddim.Schedule(
+    beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, set_alpha_to_one=False
+)
+
+
+def _modelscope(steps: int) -> Schedule:
+    return Schedule(multistep_table(ddim.alpha_bars(MODELSCOPE), steps), 1.0)
+
+
+def _modelscope_ancestral(steps: int) -> Schedule:
+    return Schedule(ddim.ddim_table(MODELSCOPE, steps, eta=1.0), 1.0)
+
+
 SCHEDULES: Mapping[str, Callable[[int], Schedule]] = {
     "karras": _euler(karras),
     "align-your-steps": _euler(align_your_steps),
+    "modelscope": _modelscope,
+    "modelscope-ancestral": _modelscope_ancestral,
 }

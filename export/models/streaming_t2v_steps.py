@@ -21,8 +21,7 @@ class TextNetwork(Network):
 
     def forward(self, x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
         """x: [B, F, C, h, w]; timestep: [] or [B]; context: [B, T, K] -> like x."""
-        context = conditions["context"]
-        out: Tensor = self.unet(x.flatten(0, 1).to(context.dtype), x.shape[1], timestep.reshape(-1), context)
+        out: Tensor = self.unet(x.flatten(0, 1), x.shape[1], timestep.reshape(-1), conditions["context"])
         return out.reshape(x.shape)
 
 
@@ -37,7 +36,7 @@ class StreamingNetwork(Network):
     def forward(self, x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
         """x: [B, F, C, h, w]; timestep: [] or [B]; conditions: as from `StreamingConstants`, for B halves -> like x."""
         context, embedding = conditions["context"], conditions["control_embedding"]
-        x, timestep = x.to(context.dtype), timestep.reshape(-1)
+        timestep = timestep.reshape(-1)
         first = x[:, : len(embedding)].flatten(0, 1)
         shared = embedding.repeat(len(x), 1, 1, 1)
         features = self.control(first, len(embedding), timestep, conditions["control_context"], shared)

@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler
 
-from stt2v.engine.dpm_solver import CosineSchedule, dpm_table, solver_k_sigmas
+from stt2v.engine.dpm_solver import CosineSchedule, dpm_table, multistep_table, solver_k_sigmas
+from stt2v.engine.ddim import alpha_bars
 from stt2v.engine.errors import UsageError
+from stt2v.engine.schedules import MODELSCOPE
 from stt2v.engine.solver import COEFFICIENTS
 
 SCHEDULE = CosineSchedule()
@@ -57,3 +61,22 @@ def test_prediction_is_v():
 def test_impossible_settings_are_refused(steps, start):
     with pytest.raises(UsageError):
         dpm_table(SCHEDULE, steps, start)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of diffusers
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_multistep_follows_diffusers(steps):
+    """The reference's first chunk is sampled by diffusers' class, built from ModelScope's scheduler configuration."""
+    scheduler = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler.set_timesteps(steps)
+    table = multistep_table(alpha_bars(MODELSCOPE), steps)
+    assert table[:, 1].tolist() == scheduler.timesteps.tolist()
+    x = ours = np.random.default_rng(0).standard_normal((2, 3))
+    previous = np.zeros_like(x)
+    for row in table:
+        c = dict(zip(COEFFICIENTS, row, strict=True))
+        predicted = scheduler.step(torch.from_numpy(np.tanh(x)), int(c["timestep"]), torch.from_numpy(x))
+        x = predicted.prev_sample.numpy()
+        x0 = c["c_skip"] * ours + c["c_out"] * np.tanh(ours)
+        ours, previous = c["k_x"] * ours + c["k_x0"] * x0 + c["k_previous"] * previous, x0
+        np.testing.assert_allclose(ours, x, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,260 @@
+"""StreamingT2V as graphs: its networks at published and at toy width, for a size and a number of frames.
+
+The two halves of a guidance pair are unconditional first. Latents are [F, 4, h, w].
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from stt2v.engine.solver import COEFFICIENTS
+from stt2v.engine.stages.decode import decode_groups
+from stt2v.export.families.i2vgen_xl import vae_config
+from stt2v.export.graph import Graph, GraphMaker
+from stt2v.export.models.autoencoder import LatentDecoder
+from stt2v.export.models.clip import TextTower
+from stt2v.export.models.image_encoder import ImageEncoder
+from stt2v.export.models.modelscope_unet import ModelScopeEncoder, ModelScopeUNet, UNetSpec
+from stt2v.export.models.streaming_t2v import ControlNet, ImageTokens, MemorySpec, StreamingUNet
+from stt2v.export.models.streaming_t2v_steps import (
+    AnchorTokens,
+    StreamingConstants,
+    StreamingNetwork,
+    TextConstants,
+    TextNetwork,
+)
+from stt2v.export.random_weights import random_state
+from stt2v.export.step import Half, Step, Update, UpdateRule
+from stt2v.export.weights.base import State
+from stt2v.export.weights.i2vgen_xl import load_component, original_shapes
+from stt2v.export.weights.modelscope import load_unet
+from stt2v.export.weights.streaming_svd import load_into, restore_positions
+from stt2v.export.weights.streaming_t2v import load_checkpoint
+from stt2v.export.weights.structure import shapes_of
+
+Module = TypeVar("Module", bound=nn.Module)
+
+FIRST_RULE = UpdateRule(previous=True)
+RULE = UpdateRule(noise=True)
+STEP_OUTPUTS = ("x_next", "x0")
+TEXT_TOKENS, IMAGE_TOKENS = 77, 16
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The structure of every network; configurations are those of transformers and diffusers."""
+
+    text_encoder: dict[str, Any]
+    tower: dict[str, Any]
+    vae: dict[str, Any]
+    unet: UNetSpec = field(default_factory=UNetSpec)
+    control_widths: tuple[int, ...] = (32, 96, 256, 512)
+    cam_head_width: int = 64
+    image_inner: int = 1280
+
+    def memory(self) -> MemorySpec:
+        return MemorySpec(self.unet.skip_channels, self.cam_head_width, TEXT_TOKENS, IMAGE_TOKENS)
+
+
+TOY = Structure(
+    text_encoder={
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_act": "gelu",
+    },
+    tower={
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 32,
+        "image_size": 64,
+        "projection_dim": 16,
+        "hidden_act": "gelu",
+    },
+    vae=vae_config(4, 8, 8, 8, layers=1, groups=2),
+    unet=UNetSpec((32, 32), (True, False), layers=1, context_width=16, head_width=8, entry_heads=2),
+    control_widths=(4, 8, 8, 12),
+    cam_head_width=16,
+    image_inner=12,
+)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks with their weights."""
+
+    first_unet: ModelScopeUNet
+    unet: StreamingUNet
+    control: ControlNet
+    image_tokens: ImageTokens
+    tower: CLIPVisionModelWithProjection
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+
+
+def load_networks(checkpoint: State, first_unet: State) -> Networks:
+    """From StreamingT2V's checkpoint and the UNet of ModelScope's text-to-video, both as published.
+
+    Raises: ExportError when a key is missing or over, or a shape differs.
+    """
+    return Networks(load_unet(first_unet), **vars(load_checkpoint(checkpoint)))
+
+
+def random_networks(structure: Structure, seed: int) -> Networks:
+    """Networks of that structure with weights by the recipe, for tests and trials."""
+
+    def made(name: str, make: Callable[[], Module]) -> Module:
+        with torch.device("meta"):
+            shapes = shapes_of(make())
+        return load_into(lambda _: make(), None, random_state(shapes, seed, f"{name}."))
+
+    def component(name: str, config: dict[str, Any]) -> Any:
+        return load_component(name, config, random_state(original_shapes(name, config), seed, f"{name}."))
+
+    spec = structure.unet
+    tower = CLIPVisionConfig(**structure.tower)
+    return Networks(
+        made("first_unet", lambda: ModelScopeUNet(spec)),
+        made("unet", lambda: StreamingUNet(spec, structure.memory())),
+        made("control", lambda: ControlNet(spec, structure.control_widths)),
+        made("image_tokens", lambda: ImageTokens(spec.context_width, structure.image_inner, IMAGE_TOKENS)),
+        restore_positions(made("tower", lambda: CLIPVisionModelWithProjection(tower))),
+        component("text_encoder", structure.text_encoder),
+        component("vae", structure.vae),
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the graphs: frames a chunk, conditional ones among them, pixels, frames decoded together."""
+
+    frames: int = 16
+    conditional: int = 8
+    height: int = 256
+    width: int = 256
+    decode_group: int = 16
+
+
+def graphs(networks: Networks, config: Config) -> dict[str, GraphMaker]:
+    """All graphs of the family by name."""
+    return StreamingT2vGraphs(networks, config).makers()
+
+
+@dataclass(frozen=True)
+class StreamingT2vGraphs:
+    """The graphs of StreamingT2V; each method makes one."""
+
+    networks: Networks
+    config: Config
+
+    def makers(self) -> dict[str, GraphMaker]:
+        """All graphs by name; see `engine/models/streaming_t2v.py` for what the conditions are."""
+        makers = (self.text_encoder, self.anchor, self.first_conditions, self.conditions)
+        named: dict[str, GraphMaker] = {maker.__name__: maker for maker in makers}
+        for prefix, network, conditions, rule in (
+            ("first_", self._first_network, self._first_inputs, FIRST_RULE),
+            ("", self._streaming_network, self._streaming_inputs, RULE),
+        ):
+            named[f"{prefix}step"] = functools.partial(self.step, prefix, network, conditions, rule)
+            named[f"{prefix}half"] = functools.partial(self.half, prefix, network, conditions)
+            named[f"{prefix}update"] = functools.partial(self.update, prefix, rule)
+        for group in sorted(set(decode_groups(self.config.frames, self.config.decode_group)), reverse=True):
+            named[f"vae_decode_{group}"] = functools.partial(self.vae_decode, group)
+        return named
+
+    def text_encoder(self) -> Graph:
+        """Negative and positive prompt."""
+        tokens = torch.zeros(2, TEXT_TOKENS, dtype=torch.int64)
+        return Graph("text_encoder", TextTower(self.networks.text_encoder), {"tokens": tokens}, ("text",))
+
+    def anchor(self) -> Graph:
+        """Image tokens of the anchor frame."""
+        encoder = ImageEncoder(self.networks.tower, self.config.height, self.config.width)
+        module = AnchorTokens(encoder, self.networks.image_tokens)
+        return Graph("anchor", module, {"anchor": self._pixels(1)}, ("image_tokens",))
+
+    def first_conditions(self) -> Graph:
+        """What is constant over the steps of the first chunk."""
+        module = TextConstants(self.networks.first_unet)
+        return Graph("first_conditions", module, {"text": self._tokens(TEXT_TOKENS)}, ("context",))
+
+    def conditions(self) -> Graph:
+        """What is constant over the steps of a streaming chunk."""
+        inputs = {
+            "text": self._tokens(TEXT_TOKENS),
+            "image_tokens": self._tokens(IMAGE_TOKENS),
+            "control_frames": self._pixels(self.config.conditional),
+        }
+        module = StreamingConstants(self.networks.unet, self.networks.control)
+        return Graph("conditions", module, inputs, ("context", "control_context", "control_embedding"))
+
+    def step(self, prefix: str, network: Any, conditions: Any, rule: UpdateRule) -> Graph:
+        """A step of a chunk: both halves and the update."""
+        inputs = {"x": self._latents(self.config.frames), **self._update_inputs(rule), **conditions(2)}
+        return Graph(f"{prefix}step", Step(network(), rule), inputs, STEP_OUTPUTS)
+
+    def half(self, prefix: str, network: Any, conditions: Any) -> Graph:
+        """One half of a step."""
+        inputs = {"x": self._latents(self.config.frames), "coefficients": _coefficients(), **conditions(1)}
+        return Graph(f"{prefix}half", Half(network()), inputs, ("prediction",))
+
+    def update(self, prefix: str, rule: UpdateRule) -> Graph:
+        """What follows the two halves."""
+        latents = {name: self._latents(self.config.frames) for name in ("x", "uncond", "cond")}
+        return Graph(f"{prefix}update", Update(rule), latents | self._update_inputs(rule), STEP_OUTPUTS)
+
+    def vae_decode(self, group: int) -> Graph:
+        """The frames of `group` latents that are decoded together; each is decoded by itself."""
+        inputs = {"latents": self._latents(group)}
+        return Graph(f"vae_decode_{group}", LatentDecoder(self.networks.vae), inputs, ("frames",))
+
+    def _first_network(self) -> TextNetwork:
+        return TextNetwork(self.networks.first_unet)
+
+    def _streaming_network(self) -> StreamingNetwork:
+        return StreamingNetwork(self.networks.unet, self.networks.control)
+
+    def _pixels(self, frames: int) -> Tensor:
+        return torch.zeros(frames, 3, self.config.height, self.config.width)
+
+    def _latents(self, frames: int) -> Tensor:
+        scale = 2 ** (len(self.networks.vae.config["block_out_channels"]) - 1)
+        return torch.zeros(frames, 4, self.config.height // scale, self.config.width // scale)
+
+    def _tokens(self, count: int) -> Tensor:
+        return torch.zeros(2, count, self.networks.unet.spec.context_width)
+
+    def _update_inputs(self, rule: UpdateRule) -> dict[str, Tensor]:
+        updates = {"noise": rule.noise, "x0_previous": rule.previous}
+        latents = {name: self._latents(self.config.frames) for name, taken in updates.items() if taken}
+        return {"guidance": torch.ones(self.config.frames), "coefficients": _coefficients(), **latents}
+
+    def _first_inputs(self, halves: int) -> dict[str, Tensor]:
+        return {"context": _context(self.networks.first_unet, halves)}
+
+    def _streaming_inputs(self, halves: int) -> dict[str, Tensor]:
+        latents = self._latents(self.config.conditional)
+        width = self.networks.unet.spec.widths[0]
+        return {
+            "context": _context(self.networks.unet, halves),
+            "control_context": _context(self.networks.control, halves),
+            "control_embedding": latents.new_zeros(len(latents), width, *latents.shape[2:]),
+        }
+
+
+def _coefficients() -> Tensor:
+    return torch.zeros(len(COEFFICIENTS))
+
+
+def _context(unet: ModelScopeEncoder, halves: int) -> Tensor:
+    """Empty keys and values."""
+    return torch.zeros(halves, TEXT_TOKENS, sum(unet.site_widths()))
