@@ -1,6 +1,6 @@
-"""DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) as coefficient tables, with and without noise.
+"""DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) as coefficient tables, with and without noise; vid2vid's schedule.
 
-Also the noise schedule of vid2vid. *k-sigma* is sigma / alpha of a variance-preserving schedule: the noise in a latent whose signal has share 1.
+*k-sigma* is sigma / alpha of a variance-preserving schedule: the noise in a latent whose signal has share 1.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from stt2v.engine.dpm_solver import CosineSchedule, dpm_table, multistep_table, solver_k_sigmas
 from stt2v.engine.ddim import alpha_bars
+from stt2v.engine.dpm_solver import CosineSchedule, dpm_table, multistep_table, solver_k_sigmas
 from stt2v.engine.errors import UsageError
 from stt2v.engine.schedules import MODELSCOPE
 from stt2v.engine.solver import COEFFICIENTS
