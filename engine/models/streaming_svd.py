@@ -6,6 +6,7 @@ the concatenated latent.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,9 +14,21 @@ from stt2v.engine.backends.base import Array, Engine, Value
 from stt2v.engine.models.model import Denoising, Enhancing, Model
 from stt2v.engine.noise import NoiseSource
 
-FRAME_RATE_ID = 6.0
-MOTION_BUCKET = 127.0
-AUGMENTATION = 0.02
+
+@dataclass(frozen=True)
+class MicroConditions:
+    """The numbers that SVD takes beside the image: frames a second less one, a motion bucket, the image's noise."""
+
+    frame_rate_id: float = 6.0
+    motion_bucket: float = 127.0
+    augmentation: float = 0.02
+
+    def vector(self) -> Array:
+        """As the conditions' engine takes them: [3], float32."""
+        return np.array([self.frame_rate_id, self.motion_bucket, self.augmentation], np.float32)
+
+
+MICRO_CONDITIONS = MicroConditions()
 
 STREAMING_SVD = Model(
     name="streaming-svd",
@@ -43,16 +56,19 @@ class StreamingSvdConditions:
     image: [1, 3, H, W], float32, in [-1, 1].
     """
 
-    def __init__(self, engines: Mapping[str, Engine], image: Array, noise: NoiseSource) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], image: Array, noise: NoiseSource, micro: MicroConditions = MICRO_CONDITIONS
+    ) -> None:
         self._engines = engines
         self._image = image
         self._noise = noise
+        self._micro = micro
         self._anchor_embedding: Value | None = None
 
     def first(self) -> dict[str, Value]:
         """Conditions of the first chunk."""
         noise = self._noise.normal("first-image", 0, 0, self._image.shape)
-        inputs = {"embedding": self._embed(self._image), "vector": _vector()}
+        inputs = {"embedding": self._embed(self._image), "vector": self._micro.vector()}
         return {**self._run("first_conditions", inputs), "image_latent": self._image_latent(self._image, noise)}
 
     def streaming(self, chunk: int, control: Array, anchor: Array) -> dict[str, Value]:
@@ -64,7 +80,7 @@ class StreamingSvdConditions:
             self._anchor_embedding = self._embed(anchor)
         # The reference augments the anchor with uniform noise where SVD was trained with Gaussian: kept for parity.
         noise = self._noise.uniform("anchor-image", chunk, 0, anchor.shape)
-        inputs = {"embedding": self._anchor_embedding, "vector": _vector(), "control_frames": control}
+        inputs = {"embedding": self._anchor_embedding, "vector": self._micro.vector(), "control_frames": control}
         return {**self._run("conditions", inputs), "image_latent": self._image_latent(anchor, noise)}
 
     def _embed(self, image: Array) -> Value:
@@ -72,13 +88,9 @@ class StreamingSvdConditions:
 
     def _image_latent(self, image: Array, noise: Array) -> Array:
         """The latent that is concatenated to every frame: [2, 4, h, w], zeros for the unconditional half."""
-        augmented = image + np.float32(AUGMENTATION) * noise
+        augmented = image + np.float32(self._micro.augmentation) * noise
         latent = np.asarray(self._run("vae_encode", {"image": augmented})["latent"])
         return np.concatenate([np.zeros_like(latent), latent])
 
     def _run(self, graph: str, inputs: Mapping[str, Value]) -> dict[str, Value]:
         return self._engines[graph].run(inputs)
-
-
-def _vector() -> Array:
-    return np.array([FRAME_RATE_ID, MOTION_BUCKET, AUGMENTATION], np.float32)

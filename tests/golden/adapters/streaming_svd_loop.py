@@ -16,7 +16,7 @@ from stt2v.engine.backends.base import Array, Value, Values
 from stt2v.engine.loop import Loop
 from stt2v.engine.media.image import fit_image, size_at_height
 from stt2v.engine.models.model import Denoising, Model
-from stt2v.engine.models.streaming_svd import STREAMING_SVD, StreamingSvdConditions
+from stt2v.engine.models.streaming_svd import STREAMING_SVD, MicroConditions, StreamingSvdConditions
 from stt2v.engine.noise import Noise
 from stt2v.engine.plan import plan_chunks
 from stt2v.engine.schedules import SCHEDULES
@@ -184,6 +184,7 @@ def autoregressive_loop(case: Case) -> Outputs:
     engines = RecordedEngines(graphs(networks, config))
     noise = RecordedNoise(case)
     anchor = first[model.anchor][None]
+    micro = MicroConditions(*(case.config[name] for name in ("fps_id", "motion_bucket_id", "cond_aug")))
     outputs: dict[str, Any] = {}
     kept = [first]
     before = first
@@ -193,7 +194,7 @@ def autoregressive_loop(case: Case) -> Outputs:
         loop = Loop(
             model,
             engines,
-            StreamingSvdConditions(engines, anchor, noise),
+            StreamingSvdConditions(engines, anchor, noise, micro),
             noise,
             model.streaming,
             lambda _chunk, index, _timestep, x, latents=latents: latents.setdefault(index, x),
