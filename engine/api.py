@@ -32,6 +32,9 @@ def generate(
     seed: int | None = None,
     steps: int | None = None,
     guidance: tuple[float, float] | None = None,
+    negative_prompt: str | None = None,
+    enhance: bool = True,
+    interpolate: bool | None = None,
     engines: Path | None = None,
     backend: str | None = None,
     callback_on_step_end: StepCallback | None = None,
@@ -47,6 +50,9 @@ def generate(
         seed=seed,
         steps=steps,
         guidance=guidance,
+        negative_prompt=negative_prompt,
+        enhance=enhance,
+        interpolate=interpolate,
     )
     with Session.open(model, engines, backend) as session:
         chunks = [chunk.frames for chunk in session.generate(request, callback_on_step_end=callback_on_step_end)]

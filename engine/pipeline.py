@@ -1,10 +1,11 @@
 """One request from picture to frames: the stages in their order, each a stream that feeds the next."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stt2v.engine.backends.base import Engine, Frames
-from stt2v.engine.errors import EngineSetError
+from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.loop import Loop, OnStep
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.tokenizer import Tokenizer
@@ -33,11 +34,11 @@ class Pipeline:
     progress: Progress
 
     def __post_init__(self) -> None:
-        """Raise EngineSetError, before any work, when a stage has no engine."""
-        if self.plan.enhancing:
-            self._need(f"enhance_{self.plan.enhancing.window}_conditions", "--no-enhance, or another --window")
-        if self.plan.interpolate:
-            self._need("interpolate", "--no-interpolate")
+        """Raise EngineSetError or UsageError, before any work, when a stage has no engine."""
+        if self.plan.enhancing and f"enhance_{self.plan.enhancing.window}_conditions" not in self.engines:
+            raise self._no_window(self.plan.enhancing.window)
+        if self.plan.interpolate and "interpolate" not in self.engines:
+            raise EngineSetError("the engine set has no interpolator; build one with it, or use --no-interpolate")
 
     def run(self, picture: Frames, on_step: OnStep) -> Iterator[Frames]:
         """Blocks of frames, [n, H, W, 3], uint8; picture: [H, W, 3], uint8, of the model's size."""
@@ -67,7 +68,8 @@ class Pipeline:
         total = sum(len(part.starts) for part in plan_passes(len(clip), settings)) * settings.run_steps
         self.progress.stage("enhance", total)
         enhancer = Enhancer(self.engines, text, self.noise, settings, on_step=self._on_window_steps)
-        return (frame[None] for frame in enhancer.enhance(clip, picture))
+        for frame in enhancer.enhance(clip, picture):
+            yield frame[None]
 
     def _on_window_steps(self, number: int, step: int, windows: int) -> None:
         self.progress.advance(windows, enhancing=number, step=step)
@@ -78,9 +80,12 @@ class Pipeline:
             self.progress.advance(len(block))
             yield block
 
-    def _need(self, engine: str, without: str) -> None:
-        if engine not in self.engines:
-            raise EngineSetError(f"the engine set has no engine {engine!r}; build it again, or use {without}")
+    def _no_window(self, window: int) -> Stt2vError:
+        made = re.findall(r"enhance_(\d+)_conditions", " ".join(self.engines))
+        if not made:
+            return EngineSetError("the engine set has no enhancer; build one with it, or use --no-enhance")
+        known = ", ".join(sorted(made, key=int))
+        return UsageError(f"window is {window}, the engine set has windows of {known}; choose one of these")
 
 
 def limited(blocks: Iterable[Frames], count: int) -> Iterator[Frames]:
