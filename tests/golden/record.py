@@ -23,7 +23,7 @@ def record(folder: Path) -> int:
     case = Case(folder)
     stored = folder / "outputs.safetensors"
     names = case.outputs if stored.exists() else None
-    computed = {name: np.ascontiguousarray(value) for name, value in ADAPTERS[case.component].compute(case).items()}
+    computed = {name: np.array(value, order="C") for name, value in ADAPTERS[case.component].compute(case).items()}
     save_file({name: value for name, value in computed.items() if names is None or name in names}, stored)
     return stored.stat().st_size
 

@@ -88,7 +88,7 @@ def unet3d(case: Case) -> Mapping[str, Any]:
     samples = {"sample": merged, "sample_no_control": plain}
     return {
         **{name: sample.unflatten(0, (clips, frames)).transpose(1, 2) for name, sample in samples.items()},
-        **{name: output[-1] for name, output in outputs.items()},
+        **{name: output[-1] for name, output in outputs.items() if output},  # one frame skips `transformer_in`
     }
 
 
