@@ -37,7 +37,7 @@ class Pipeline:
         """Raise EngineSetError or UsageError, before any work, when a stage has no engine."""
         if self.plan.enhancing and f"enhance_{self.plan.enhancing.window}_conditions" not in self.engines:
             raise self._no_window(self.plan.enhancing.window)
-        if self.plan.interpolate and "interpolate" not in self.engines:
+        if self.plan.interpolate and self._interpolator not in self.engines:
             raise EngineSetError("the engine set has no interpolator; build one with it, or use --no-interpolate")
 
     def run(self, picture: Frames, on_step: OnStep) -> Iterator[Frames]:
@@ -76,9 +76,13 @@ class Pipeline:
 
     def _interpolated(self, frames: Iterable[Frames]) -> Iterator[Frames]:
         self.progress.stage("interpolate", self.plan.num_frames)
-        for block in interpolate(frames, self.engines["interpolate"], self.plan.num_frames):
+        for block in interpolate(frames, self.engines[self._interpolator], self.plan.num_frames):
             self.progress.advance(len(block))
             yield block
+
+    @property
+    def _interpolator(self) -> str:
+        return f"interpolate_{self.plan.width}x{self.plan.height}"
 
     def _no_window(self, window: int) -> Stt2vError:
         made = re.findall(r"enhance_(\d+)_conditions", " ".join(self.engines))

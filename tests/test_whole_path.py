@@ -61,10 +61,13 @@ def test_settings_reach_the_video(session: Session, changes: dict[str, object]) 
     assert not np.array_equal(base, other)
 
 
-def test_prompt_reaches_the_enhancer(session: Session) -> None:
-    base = make(session, enhance=True)
+def test_settings_reach_the_enhancer(session: Session) -> None:
+    def enhanced(**changes: object) -> Frames:
+        return make(session, num_frames=19, enhance=True, **changes)
+
+    base = enhanced()
     for changes in ({"prompt": "a lighthouse"}, {"negative_prompt": "grass"}, {"overlap": 5}, {"blending": False}):
-        assert not np.array_equal(make(session, enhance=True, **changes), base)
+        assert not np.array_equal(enhanced(**changes), base)
 
 
 def test_steps_can_be_watched_and_changed(session: Session) -> None:

@@ -1,6 +1,7 @@
 """The interpolator EMA-VFI as a graph: published or at toy width, for pictures of a given size."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -21,26 +22,25 @@ def random_weights(config: EmaVfiConfig, seed: int) -> State:
 
 @dataclass(frozen=True)
 class InterpolatorGraphs:
-    """The graph for pictures of width x height, `batch` pairs at once. weights: under their original keys."""
+    """A graph for each (width, height) of pictures, `batch` pairs at once. weights: under their original keys."""
 
     config: EmaVfiConfig
     weights: State
-    width: int
-    height: int
+    sizes: tuple[tuple[int, int], ...]
     dtype: torch.dtype = torch.float32
     batch: int = 1
 
     def makers(self) -> dict[str, GraphMaker]:
         """See `engine/stages/interpolate.py` for what it is for."""
-        return {"interpolate": self.interpolate}
+        return {f"interpolate_{width}x{height}": partial(self.interpolate, width, height) for width, height in self.sizes}
 
-    def interpolate(self) -> Graph:
+    def interpolate(self, width: int, height: int) -> Graph:
         """Pairs of pictures; they stay float32 whatever the type of the network."""
         network = load_ema_vfi(self.weights, self.config.heads, self.config.window).to(self.dtype)
-        inputs = {name: torch.zeros(self.batch, 3, self.height, self.width) for name in ("image0", "image1")}
-        return Graph("interpolate", MiddleFrame(network).eval(), inputs, ("middle",))
+        inputs = {name: torch.zeros(self.batch, 3, height, width) for name in ("image0", "image1")}
+        return Graph(f"interpolate_{width}x{height}", MiddleFrame(network).eval(), inputs, ("middle",), casts=True)
 
 
 def toy_graphs(width: int, height: int, seed: int = 0) -> InterpolatorGraphs:
     """The interpolator at toy width with random weights."""
-    return InterpolatorGraphs(TOY, random_weights(TOY, seed), width, height)
+    return InterpolatorGraphs(TOY, random_weights(TOY, seed), ((width, height),))

@@ -98,7 +98,7 @@ def test_half_precision_stays_close() -> None:
 
 
 def test_exported_graph_equals_the_module(tmp_path: Path) -> None:
-    graph = toy_graphs(width=120, height=64).makers()["interpolate"]()
+    graph = toy_graphs(width=120, height=64).makers()["interpolate_120x64"]()
     images = pair(64, 120)
     model = onnx_from_program(program_from_graph(graph))
     ir.save(model, tmp_path / "interpolate.onnx")
