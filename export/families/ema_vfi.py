@@ -32,7 +32,7 @@ class InterpolatorGraphs:
 
     def makers(self) -> dict[str, GraphMaker]:
         """See `engine/stages/interpolate.py` for what it is for."""
-        return {f"interpolate_{width}x{height}": partial(self.interpolate, width, height) for width, height in self.sizes}
+        return {f"interpolate_{w}x{h}": partial(self.interpolate, w, h) for w, h in self.sizes}
 
     def interpolate(self, width: int, height: int) -> Graph:
         """Pairs of pictures; they stay float32 whatever the type of the network."""
