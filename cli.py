@@ -85,6 +85,12 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+def _need_export(command: str, *modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ExportError(f"{command} needs {module}, which is not installed; pip install 'stt2v[export]'")
+
+
 def _videos(
     session: "Session", request: Request, output: Path | None, progress: Progress, metadata: bool
 ) -> Iterator[Path]:
@@ -158,7 +164,9 @@ def build_engines(
     size: Annotated[
         str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of the frames. Default: the model's.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="The folder of the model's weights.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="The folder of the model's weights. Default: what `pull` brought.")
+    ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Seeded random weights, to measure or to try.")
     ] = False,
@@ -167,8 +175,7 @@ def build_engines(
     """Compile an engine set. Needs the extra `export`."""
     from stt2v.engine.console import progress_on
 
-    if importlib.util.find_spec("torch") is None:
-        raise ExportError("build-engines needs torch, which is not installed; pip install 'stt2v[export]'")
+    _need_export("build-engines", "torch")
     from stt2v.export.build_model import build_model
 
     with progress_on(sys.stderr) as progress:
@@ -178,6 +185,25 @@ def build_engines(
     _say(f"{built.directory}: {'built' if built.reasons else 'is current, nothing to do'}")
     for row in built.parity:
         _say(f"  {row.graph}: rel {row.rel:.1e} of fp32, limit {row.limit:g}")
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="One of `stt2v models`.")],
+    to: Annotated[Path | None, typer.Option("--to", help="The weight folder. Default: the store.")] = None,
+    vfi_weights: Annotated[
+        Path | None, typer.Option("--vfi-weights", help="EMA-VFI's ours.pkl, which is published on a drive.")
+    ] = None,
+) -> None:
+    """Download a model's published weights, or go on with it. Needs the extra `export`."""
+    from stt2v.engine.console import progress_on
+
+    _need_export("pull", "huggingface_hub", "torch")
+    from stt2v.export.pull import pull_model
+
+    with progress_on(sys.stderr) as progress:
+        pulled = pull_model(model, to, vfi_weights, progress)
+    _say(f"{pulled.folder}: {f'{len(pulled.made)} files are new' if pulled.made else 'is complete, nothing to do'}")
 
 
 @app.command()

@@ -19,6 +19,11 @@ def built_set(model: str, backend: str, target: str, precision: str, width: int,
     return home() / "engines" / f"{model}-{width}x{height}-{backend}-{target}-{precision}"
 
 
+def weight_folder(model: str) -> Path:
+    """Where `stt2v pull` keeps the weights of `model`."""
+    return home() / "weights" / model
+
+
 def find_set(model: str, backend: str | None = None) -> Path:
     """The newest engine set of `model` built here, else the shipped one.
 

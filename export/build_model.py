@@ -7,7 +7,7 @@ from stt2v.engine.errors import UsageError
 from stt2v.engine.models import find_model
 from stt2v.engine.models.model import Model
 from stt2v.engine.progress import Progress
-from stt2v.engine.store import built_set
+from stt2v.engine.store import built_set, weight_folder
 from stt2v.export.build import BuiltSet, build_engine_set
 from stt2v.export.recipes import recipe_for
 
@@ -33,15 +33,25 @@ def build_model(
     if size is not None:
         declared = resized(declared, *size)
     if weights is None and not (random_weights or declared.toy):
-        raise UsageError(
-            f"model {model!r} needs its weights: give --weights DIR, or --random-weights to try without them"
-        )
+        weights = _pulled(model)
     target = target or "cpu"
     directory = out or built_set(model, backend, target, precision, declared.width, declared.height)
     recipe = recipe_for(declared, weights)
+    if progress and declared.interpolate and not any(name.startswith("interpolate") for name in recipe.graphs):
+        progress.note(f"{weights} has no interpolator: these engines need `generate --no-interpolate`")
     return build_engine_set(
         declared.to_json(), recipe.graphs, backend, precision, target, directory, progress, files=recipe.files
     )
+
+
+def _pulled(model: str) -> Path:
+    folder = weight_folder(model)
+    if not folder.is_dir():
+        raise UsageError(
+            f"model {model!r} needs its weights, there are none at {folder}: run `stt2v pull {model}`, give --weights "
+            "DIR, or --random-weights to try without them"
+        )
+    return folder
 
 
 def resized(model: Model, width: int, height: int) -> Model:

@@ -15,6 +15,10 @@ class WeightFolder:
 
     path: Path
 
+    def has(self, name: str) -> bool:
+        """Whether there is anything of the network `name`."""
+        return (self.path / f"{name}.safetensors").is_file() or (self.path / name).is_dir()
+
     def read(self, name: str) -> dict[str, Tensor]:
         """All tensors of the network `name`: from `name.safetensors`, or the files in the folder `name`.
 
