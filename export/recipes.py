@@ -25,13 +25,14 @@ class Recipe:
 def recipe_for(model: Model, weights: Path | None) -> Recipe:
     """The recipe of `model` with the weights in the folder `weights`, or random ones.
 
-    Raises ExportError when a file of the folder is missing or does not fit.
+    A folder without an interpolator, whose weights are published apart, makes a set without one.
+    Raises ExportError when another file of the folder is missing or one does not fit.
     """
     source = WeightFolder(weights) if weights else None
     parts = [FAMILIES[model.family](model, source)]
     if model.enhancing:
         parts.append(ENHANCERS[model.enhancing.name](model.enhancing, source, toy=model.toy))
-    if model.interpolate:
+    if model.interpolate and (source is None or source.has("ema-vfi")):
         parts.append(_interpolator(model, source))
     graphs = {name: graph for part in parts for name, graph in part.graphs.items()}
     return Recipe(graphs, {name: text for part in parts for name, text in part.files.items()})
