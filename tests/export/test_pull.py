@@ -19,6 +19,7 @@ from huggingface_hub import constants, file_download
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 
+from stt2v import cli
 from stt2v.engine.errors import ExportError, InputError, UsageError
 from stt2v.engine.models.streaming_svd import STREAMING_SVD
 from stt2v.engine.progress import Silent
@@ -407,6 +408,12 @@ def test_command_takes_the_environment(server: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "weights" / "streaming-svd"
     assert (done.returncode, done.stdout) == (0, f"{folder}: 8 files are new\n"), done.stderr
     assert (folder / MAIN).is_file()
+
+
+def test_command_needs_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["pull", "streaming-svd"]) == 1
+    assert "pip install 'stt2v[export]'" in capsys.readouterr().err
 
 
 def test_build_engines_takes_what_was_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
