@@ -52,7 +52,7 @@ $(VENV)/.installed-cpu: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml tests/constraints.txt | $(BIN)/python .dev/stt2v
-	$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable '.[cpu,export,dev]'
+	$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable '.[cpu,export,tensorrt-rtx,dev]'
 	@touch $@ $(VENV)/.installed-cpu
 
 $(BIN)/python:

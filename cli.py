@@ -156,10 +156,12 @@ def build_engines(
     model: ModelOption,
     backend: Annotated[str, typer.Option("--backend", help="The backend to compile for.")] = "onnxruntime",
     precision: Annotated[
-        Literal["fp32", "fp16", "fp8"], typer.Option("--precision", help="What the engines compute in.")
-    ] = "fp32",
+        Literal["fp32", "fp16", "fp8"] | None,
+        typer.Option("--precision", help="What the engines compute in. Default: the backend's."),
+    ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="The card to compile for, such as sm_89. Default: this machine's.")
+        str | None,
+        typer.Option("--target", help="The card to compile for, sm_89 or several as sm_86+sm_89. Default: this one."),
     ] = None,
     size: Annotated[
         str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of the frames. Default: the model's.")

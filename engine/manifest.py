@@ -11,7 +11,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +36,8 @@ class EngineEntry:
     """One engine of a set: its border, its file, what it was made from and what it costs.
 
     `graph_hash` is of the structure alone and `weights_hash` of the numbers alone. `activation_bytes` is the most that
-    tensors between operations take at once, without a kernel's scratch; `seconds` is how long it took to compile.
+    tensors between operations take at once, without a kernel's scratch unless the backend counts it in; `seconds` is
+    how long it took to compile. `notes` are further figures of the backend's own.
     """
 
     spec: EngineSpec
@@ -46,6 +47,13 @@ class EngineEntry:
     weight_bytes: int
     activation_bytes: int
     seconds: float
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        if not self.notes:
+            del data["notes"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "EngineEntry":
@@ -73,7 +81,8 @@ class Manifest:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"weights_hash": self.weights_hash}
+        engines = [entry.to_json() for entry in self.engines]
+        return asdict(self) | {"engines": engines, "weights_hash": self.weights_hash}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":

@@ -1,5 +1,6 @@
 """The recipe: weights -> graphs -> capture -> compile -> parity -> manifest."""
 
+import gc
 import json
 import re
 import time
@@ -114,30 +115,32 @@ class _Build:
     def _engine(self, name: str, stage: Path, compile_program: Compile) -> tuple[EngineEntry, list[Parity]]:
         start = time.monotonic()
         self.progress.advance(0, graph=name, phase="capture")
-        graph = self._graph(name)
-        program = program_from_graph(in_precision(graph, self.wanted.precision))
+        program = self._program(name)
+        spec, hashes = program.spec, (program.graph_hash, program.weights_hash)
         self.progress.advance(0, graph=name, phase="compile", seconds=time.monotonic() - start)
-        compiled = compile_program(program)
+        finish = compile_program(program)
+        del program  # what follows needs the memory
+        gc.collect()
+        compiled = finish()
         seconds = time.monotonic() - start
         entry = EngineEntry(
-            program.spec,
+            spec,
             compiled.file,
-            program.graph_hash,
-            program.weights_hash,
+            *hashes,
             compiled.weight_bytes,
             compiled.activation_bytes,
             round(seconds, 3),
+            compiled.notes,
         )
-        del program  # parity needs the memory
         self.progress.advance(0, graph=name, phase="parity", seconds=seconds)
-        parity = [self._parity(graph, stage, entry)] if self.check_parity else []
+        parity = [self._parity(name, stage, entry)] if self.check_parity else []
         self.progress.advance(graph=name, phase="done", seconds=time.monotonic() - start)
         return entry, parity
 
-    def _parity(self, graph: Graph, stage: Path, entry: EngineEntry) -> Parity:
+    def _parity(self, name: str, stage: Path, entry: EngineEntry) -> Parity:
         engine = open_backend(self.wanted.backend).load(stage / entry.file, entry.spec)
         try:
-            parity = parity_of(engine, graph, self.wanted.precision)
+            parity = parity_of(engine, self._graph(name), self.wanted.precision)
         finally:
             engine.close()
         parity.check()
@@ -149,7 +152,10 @@ class _Build:
             raise ExportError(f"graph {graph.name!r} is listed as {name!r}; expected one name in [a-z0-9_-]")
         return graph
 
+    def _program(self, name: str) -> Program:
+        return program_from_graph(in_precision(self._graph(name), self.wanted.precision))
+
     def _captured_anew(self, name: str) -> Program:
-        program = program_from_graph(in_precision(self._graph(name), self.wanted.precision))
+        program = self._program(name)
         self.progress.advance(graph=name, phase="check")
         return program

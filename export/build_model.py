@@ -9,6 +9,7 @@ from stt2v.engine.models.model import Model
 from stt2v.engine.progress import Progress
 from stt2v.engine.store import built_set, weight_folder
 from stt2v.export.build import BuiltSet, build_engine_set
+from stt2v.export.compilers import compiler_of
 from stt2v.export.recipes import recipe_for
 
 GRANULE = 64  # a side must be a multiple: eight pixels a latent pixel, halved three times
@@ -17,7 +18,7 @@ GRANULE = 64  # a side must be a multiple: eight pixels a latent pixel, halved t
 def build_model(
     model: str,
     backend: str = "onnxruntime",
-    precision: str = "fp32",
+    precision: str | None = None,
     target: str | None = None,
     size: tuple[int, int] | None = None,
     weights: Path | None = None,
@@ -27,6 +28,8 @@ def build_model(
 ) -> BuiltSet:
     """Build (or reuse) the engine set of `model`, in `out` or where the store keeps it.
 
+    Without a precision it is the backend's default, without a target this machine.
+
     Raises UsageError, ExportError.
     """
     declared = find_model(model)
@@ -34,7 +37,9 @@ def build_model(
         declared = resized(declared, *size)
     if weights is None and not (random_weights or declared.toy):
         weights = _pulled(model)
-    target = target or "cpu"
+    compiler = compiler_of(backend)
+    precision = precision or compiler.precisions[0]
+    target = target or compiler.own_target()
     directory = out or built_set(model, backend, target, precision, declared.width, declared.height)
     recipe = recipe_for(declared, weights)
     if progress and declared.interpolate and not any(name.startswith("interpolate") for name in recipe.graphs):

@@ -1,9 +1,9 @@
 """The compilers by backend name; each lives in a file of its own and is imported when it is opened."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -14,19 +14,27 @@ from stt2v.export.capture import Program
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came of one program: its file, relative to the engine set, and what it costs in bytes."""
+    """What came of one program: its file, relative to the set, what it costs in bytes, and notes for the manifest."""
 
     file: str
     weight_bytes: int
     activation_bytes: int
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
-Compile = Callable[[Program], Compiled]
-"""Writes the engine of a program, ready to be loaded. Raises ExportError that names the graph."""
+Finish = Callable[[], Compiled]
+"""What is left to do once the program is no longer needed, so that its memory can be used for it."""
+
+Compile = Callable[[Program], Finish]
+"""Begins the engine of a program; when it is finished, it is ready to be loaded. Both raise ExportError that names the
+graph."""
 
 
 class Compiler(Protocol):
-    """Makes engine files of one kind. `runs_here`: this machine can load them, which parity needs."""
+    """Makes engine files of one kind, in the first of its precisions by default.
+
+    `runs_here`: this machine can load them, which parity needs.
+    """
 
     targets: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -36,21 +44,38 @@ class Compiler(Protocol):
         """The versions of everything that shapes an engine or its parity."""
         ...
 
+    def own_target(self) -> str:
+        """The target that this machine is. Raises UsageError when it is none of them."""
+        ...
+
     def opened(self, directory: Path, target: str, precision: str) -> AbstractContextManager[Compile]:
         """A compile function for the set in `directory`; what its engines share is complete once it is left."""
         ...
 
 
-COMPILERS = MappingProxyType({"onnxruntime": "to_ort"})
+COMPILERS = MappingProxyType({"onnxruntime": "to_ort", "tensorrt-rtx": "to_trt_rtx"})
 """Backend name -> module beside this one that has `compiler() -> Compiler`."""
 
 
-def find_compiler(backend: str, target: str, precision: str) -> Compiler:
-    """The compiler of `backend`. Raises UsageError when it cannot build for `target` in `precision`."""
+def compiler_of(backend: str) -> Compiler:
+    """The compiler of `backend`. Raises UsageError when there is none, ExportError when its library is missing."""
     if backend not in COMPILERS:
         raise UsageError(f"backend {backend!r} has no compiler; choose one of {', '.join(sorted(COMPILERS))}")
     compiler: Compiler = importlib.import_module(f"stt2v.export.{COMPILERS[backend]}").compiler()
-    for word, value, known in (("target", target, compiler.targets), ("precision", precision, compiler.precisions)):
+    return compiler
+
+
+def find_compiler(backend: str, target: str, precision: str) -> Compiler:
+    """The compiler of `backend`. Raises UsageError when it cannot build for `target` in `precision`.
+
+    Several targets joined by "+" ask for engines that run on each of them.
+    """
+    compiler = compiler_of(backend)
+    targets = target.split("+")
+    if len(set(targets)) < len(targets):
+        raise UsageError(f"target {target!r} names one twice; name each once")
+    asked = [("target", part, compiler.targets) for part in targets]
+    for word, value, known in (*asked, ("precision", precision, compiler.precisions)):
         if value not in known:
             raise UsageError(f"{word} {value!r} cannot be built for {backend}; choose one of {', '.join(known)}")
     return compiler

@@ -13,13 +13,15 @@ class Graph:
     """A module whose forward takes tensors by keyword and returns a tensor or a tuple of tensors.
 
     `inputs` are examples that fix names, shapes and types (in the order of the engine's inputs); `outputs` are the
-    names of what forward returns.
+    names of what forward returns. A module that `casts` takes and returns float32 whatever its weights are in; others
+    are given tensors of their weights' type.
     """
 
     name: str
     module: nn.Module
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...]
+    casts: bool = False
 
     def spec(self, outputs: tuple[Tensor, ...]) -> EngineSpec:
         """The border of this graph, given what it returned (real or fake tensors)."""

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+LARGE = 1 << 18  # elements; every tensor of a toy has fewer
+
 
 def recipe(seed: int, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """The tensor called `name` (with its full prefix) of the random weights `seed`.
@@ -29,5 +31,23 @@ def recipe(seed: int, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float
 
 
 def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int, prefix: str = "") -> dict[str, Tensor]:
-    """Random weights for every key in `shapes`, by the recipe with `prefix + key` as the name."""
-    return {key: torch.from_numpy(recipe(seed, prefix + key, shape)) for key, shape in shapes.items()}
+    """Random weights for every key in `shapes`, with `prefix + key` as the name: by the recipe, or slanted."""
+    return {key: _tensor(seed, prefix + key, shape) for key, shape in shapes.items()}
+
+
+def _tensor(seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
+    if len(shape) > 1 and int(np.prod(shape)) > LARGE:
+        return slanted(seed, name, shape)
+    return torch.from_numpy(recipe(seed, name, shape))
+
+
+def slanted(seed: int, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A large tensor whose rows are one row of noise seen ever one place further on (a Hankel matrix).
+
+    By the recipe, the networks of a published model would take minutes and more memory than many machines have. This
+    takes next to none of either, and every row is another one.
+    """
+    width = int(np.prod(shape[1:]))
+    random = np.random.RandomState(zlib.crc32(f"{seed}:{name}".encode()) & 0xFFFFFFFF)
+    noise = random.standard_normal(shape[0] + width - 1) / np.sqrt(width)
+    return torch.from_numpy(noise.astype(np.float32)).unfold(0, width, 1).view(shape)

@@ -8,7 +8,7 @@ from pathlib import Path
 from stt2v.engine.backends.ort import runtime
 from stt2v.export.activations import activation_bytes
 from stt2v.export.capture import Program
-from stt2v.export.compilers import Compile, Compiled
+from stt2v.export.compilers import Compile, Compiled, Finish
 from stt2v.export.to_onnx import onnx_from_program, save_onnx
 from stt2v.export.weight_file import WeightFile
 
@@ -23,14 +23,18 @@ class OrtCompiler:
     def tools(self) -> dict[str, str]:
         return {name: version(name) for name in ("torch", "onnxscript")} | {"onnxruntime": runtime().__version__}
 
+    def own_target(self) -> str:
+        return "cpu"
+
     @contextmanager
     def opened(self, directory: Path, target: str, precision: str) -> Iterator[Compile]:
         with WeightFile(directory / "weights.bin") as weights:
 
-            def compile_program(program: Program) -> Compiled:
+            def compile_program(program: Program) -> Finish:
                 model = onnx_from_program(program)
                 file = f"{program.spec.name}.onnx"
-                return Compiled(file, save_onnx(model, directory / file, weights), activation_bytes(model))
+                compiled = Compiled(file, save_onnx(model, directory / file, weights), activation_bytes(model))
+                return lambda: compiled
 
             yield compile_program
 

@@ -92,6 +92,13 @@ def test_engine_without_hash_is_refused(tmp_path: Path, manifest: Manifest) -> N
         verify(tmp_path, replace(manifest, engines=(replace(ENTRY, file="other.onnx"),)))
 
 
+def test_notes_survive_and_are_left_out_where_there_are_none(tmp_path: Path, manifest: Manifest) -> None:
+    assert "notes" not in (tmp_path / "manifest.json").read_text()
+    noted = replace(manifest, engines=(replace(ENTRY, notes={"fused_attentions": 3}),))
+    write_manifest(tmp_path, noted)
+    assert read_manifest(tmp_path) == noted
+
+
 def test_weights_hash_follows_the_engines(manifest: Manifest) -> None:
     other = replace(manifest, engines=(replace(ENTRY, weights_hash="c" * 64),))
     assert other.weights_hash != manifest.weights_hash

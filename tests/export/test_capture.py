@@ -12,6 +12,7 @@ from stt2v.export.eager import EagerEngine
 from stt2v.export.graph import Graph
 from stt2v.export.parity import seeded_inputs
 from stt2v.export.precision import in_precision
+from stt2v.export.step import Half, Network
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,39 @@ def test_half_precision_leaves_graph_and_border_alone() -> None:
     exact, rounded = EagerEngine(graph).run(inputs)["x0"], EagerEngine(halved).run(inputs)["x0"]
     error = np.linalg.norm(np.subtract(exact, rounded)) / np.linalg.norm(exact)
     assert 0 < error < 5e-3
+
+
+class Numbers(Network):
+    """Its output is how far the numbers and the maps that it is given are from whole ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+        error = (timestep.double() - 925.1).abs() + (conditions["vector"].double() - 0.02).abs().sum()
+        assert conditions["context"].dtype == self.weight.dtype
+        return x * 0 + error.to(x.dtype)
+
+
+def test_numbers_keep_their_precision() -> None:
+    coefficients = torch.tensor([1.0, 925.1, *[0.0] * 6])
+    inputs = {"x": torch.zeros(1, 1, 2, 2), "coefficients": coefficients, "vector": torch.full((3,), 0.02)}
+    graph = Graph("half", Half(Numbers()), {**inputs, "context": torch.zeros(1, 1)}, ("prediction",))
+    halved = in_precision(graph, "fp16")
+    assert float(halved.module(**graph.inputs).abs().max()) < 1e-4
+    update = toys.update()
+    assert in_precision(update, "fp16") is update
+
+
+def test_module_that_casts_is_given_what_it_declares() -> None:
+    class Casting(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == torch.float32
+            return super().forward(x.to(self.weight.dtype)).float()
+
+    graph = Graph("casting", Casting(2, 2), {"x": torch.ones(1, 2)}, ("y",), casts=True)
+    assert in_precision(graph, "fp16").module(**graph.inputs).dtype == torch.float32
 
 
 def test_unknown_precision_is_refused() -> None:

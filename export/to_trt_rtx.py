@@ -1,0 +1,151 @@
+"""Engines for TensorRT-RTX, built ahead of time; the machine that builds them needs no card."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from stt2v.engine.errors import ExportError, UsageError
+from stt2v.export.capture import Program
+from stt2v.export.compilers import Compile, Compiled, Finish
+from stt2v.export.to_onnx import onnx_from_program, save_onnx
+from stt2v.export.weight_file import WeightFile
+
+FUSED_HEAD_WIDTHS = range(16, 257)
+"""Heads for which there is a fused kernel in half precision. Those of I2VGen-XL's image-latent encoder (4 wide) and the
+single one in the middle of an autoencoder (512 wide) are outside and become products and softmax."""
+
+FIGURES = {
+    "activation_bytes": r"Total Activation Memory: (\d+) bytes",
+    "weight_bytes": r"Total Weights Memory: (\d+) bytes",
+    "builder_bytes": r"Peak Host Memory: (\d+) bytes",
+}
+FUSED = re.compile(r"^Name: \S*_mha_\S*, LayerType", re.MULTILINE)
+TROUBLE = re.compile(r"^(?:INTERNAL_ERROR|ERROR): (.*)$", re.MULTILINE)
+SHOWN, LONGEST = 3, 300  # error lines in a message, letters of each
+
+
+class TrtRtxCompiler:
+    """One strongly typed engine a graph, the weights inside, each built by a process of its own."""
+
+    targets = ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
+    precisions = ("fp16", "fp32")
+    runs_here = False
+
+    def tools(self) -> dict[str, str]:
+        return {name: version(name) for name in ("torch", "onnxscript", "tensorrt-rtx")}
+
+    def own_target(self) -> str:
+        target = _card()
+        if target not in self.targets:
+            found = f"a card of {target}" if target else "no NVIDIA card"
+            raise UsageError(f"this machine has {found}: give --target, one or more of {', '.join(self.targets)}")
+        return target
+
+    @contextmanager
+    def opened(self, directory: Path, target: str, precision: str) -> Iterator[Compile]:
+        def compile_program(program: Program) -> Finish:
+            job = _Job(program.spec.name, directory, target, precision)
+            heads = job.translate(program)
+            return lambda: job.build(heads)
+
+        yield compile_program
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One engine in the making. What lies in `folder` goes when it is built."""
+
+    name: str
+    directory: Path
+    target: str
+    precision: str
+
+    @property
+    def folder(self) -> Path:
+        return self.directory / f".{self.name}"
+
+    def translate(self, program: Program) -> list[int]:
+        """Write the program as ONNX; returns the head width of each attention."""
+        model = onnx_from_program(program)
+        heads = head_widths(model)
+        self.folder.mkdir()
+        with WeightFile(self.folder / "weights.bin") as weights:
+            save_onnx(model, self.folder / "model.onnx", weights)
+        return heads
+
+    def build(self, heads: list[int]) -> Compiled:
+        log = self._run_builder()
+        figures = {key: int(found[1]) for key, pattern in FIGURES.items() if (found := re.search(pattern, log))}
+        if len(figures) < len(FIGURES):
+            raise ExportError(f"graph {self.name!r}: the log of TensorRT-RTX lacks its memory figures; {_tail(log)}")
+        fused = len(FUSED.findall(log))
+        fusible = sum(width in FUSED_HEAD_WIDTHS for width in heads)
+        if self.precision == "fp16" and fused < fusible:
+            raise ExportError(
+                f"graph {self.name!r}: TensorRT-RTX fused {fused} of {fusible} attentions, expected all; they would be "
+                "slow and take much memory, so write them as scaled dot-product attention that it has a kernel for"
+            )
+        notes = {"attentions": len(heads), "fused_attentions": fused, "builder_bytes": figures["builder_bytes"]}
+        shutil.rmtree(self.folder)
+        return Compiled(self._engine.name, figures["weight_bytes"], figures["activation_bytes"], notes)
+
+    @property
+    def _engine(self) -> Path:
+        return self.directory / f"{self.name}.engine"
+
+    def _run_builder(self) -> str:
+        """The log of a build that has succeeded."""
+        command = [sys.executable, "-P", "-m", "stt2v.export.trt_rtx_builder"]
+        arguments = [str(self.folder / "model.onnx"), str(self._engine), *self.target.split("+")]
+        path = self.folder / "log.txt"
+        with path.open("wb") as file:
+            status = subprocess.run([*command, *arguments], stdout=file, stderr=file).returncode
+        log = path.read_text(encoding="utf-8", errors="replace")
+        if status < 0:
+            raise ExportError(
+                f"graph {self.name!r}: the builder of TensorRT-RTX was ended by signal {-status}, most likely for lack "
+                f"of memory (it takes about four times the weights); {_tail(log)}"
+            )
+        if status:
+            raise ExportError(f"graph {self.name!r}: TensorRT-RTX failed for {self.target}; {_tail(log)}")
+        return log
+
+
+def head_widths(model: ir.Model) -> list[int]:
+    """The head width of every attention of an ONNX model."""
+    queries = [node.inputs[0] for node in model.graph if node.op_type == "Attention"]
+    return [int(query.shape.numpy()[-1]) for query in queries if query is not None and query.shape is not None]
+
+
+def _tail(log: str) -> str:
+    """The last errors in a log, or else its last lines, on one line."""
+    lines = TROUBLE.findall(log) or [line for line in log.splitlines() if line.strip()]
+    return "its log ends: " + " | ".join(line.strip()[:LONGEST] for line in lines[-SHOWN:])
+
+
+def _card() -> str | None:
+    """The target that the first card of this machine is."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    if shutil.which(query[0]) is None:
+        return None
+    done = subprocess.run(query, capture_output=True, text=True)
+    found = re.match(r"(\d+)\.(\d)", done.stdout)
+    return f"sm_{found[1]}{found[2]}" if found else None
+
+
+def compiler() -> TrtRtxCompiler:
+    """The compiler of this file. Raises ExportError when TensorRT-RTX is not installed."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        raise ExportError(
+            "backend 'tensorrt-rtx' needs tensorrt_rtx, which is not installed; pip install 'stt2v[tensorrt-rtx]'"
+        )
+    return TrtRtxCompiler()

@@ -1,0 +1,65 @@
+"""Builds one TensorRT-RTX engine and ends: a build that fails can spoil every later one of the same process.
+
+    python -m stt2v.export.trt_rtx_builder MODEL.onnx OUT.engine sm_86 [sm_89 ...]
+
+The log goes to standard output, with the table of layers; the exit status is 1 when there is no engine.
+"""
+
+import importlib
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+trt: Any = importlib.import_module("tensorrt_rtx")  # an extra, and without types
+
+
+class Log(trt.ILogger):  # type: ignore[misc]  # a class without types
+    """What is worth keeping of the log, a severity before each message."""
+
+    def log(self, severity: Any, message: str) -> None:
+        """Write it, unless it is one of the tens of thousands of details other than the table of layers."""
+        if severity <= self.Severity.INFO or "LayerType" in message:
+            sys.stdout.write(f"{severity.name}: {message}\n")
+
+
+def build(model: Path, engine: Path, targets: list[str]) -> bool:
+    """Build the engine of an ONNX model for all of `targets`. Returns whether there is one; the log says why not."""
+    log = Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(model)):
+        return False
+    allow_decomposing(network)
+    plan = builder.build_serialized_network(network, config_for(builder, targets))
+    if plan is None:
+        return False
+    engine.write_bytes(plan)
+    return True
+
+
+def config_for(builder: Any, targets: list[str]) -> Any:
+    """Build ahead of time for `targets`, and log the layers."""
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.num_compute_capabilities = len(targets)  # before any of them: none is the card of this machine
+    for index, target in enumerate(targets):
+        capability = getattr(trt.ComputeCapability, target.upper().replace("_", ""))
+        config.set_compute_capability(capability, index)
+    return config
+
+
+def allow_decomposing(network: Any) -> None:
+    """Let attentions without a fused kernel become products and softmax; without leave they fail the build."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_OUTPUT:
+            layer.__class__ = trt.IAttentionOutputLayer  # `get_layer` knows only the base class
+            layer.attention.decomposable = True
+
+
+if __name__ == "__main__":
+    built = build(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    sys.stdout.write(f"Peak Host Memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024} bytes\n")
+    sys.exit(not built)
