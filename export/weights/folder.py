@@ -22,6 +22,7 @@ class WeightFolder:
     def read(self, name: str) -> dict[str, Tensor]:
         """All tensors of the network `name`: from `name.safetensors`, or the files in the folder `name`.
 
+        Some are published in half precision; graphs are made in single, so that is what they are read in.
         Raises ExportError when there is nothing, or a file is damaged.
         """
         single = self.path / f"{name}.safetensors"
@@ -29,8 +30,12 @@ class WeightFolder:
         if not files:
             raise ExportError(f"no weights at {single} or in {self.path / name}; run `stt2v pull`, or give --weights")
         try:
-            return {key: tensor for file in files for key, tensor in load_file(file).items()}
+            return {key: _single(tensor) for file in files for key, tensor in load_file(file).items()}
         except Exception as error:  # safetensors raises a class of its own that is no OSError
             raise ExportError(
                 f"weights in {files[0].parent} cannot be read ({error}); run `stt2v pull` again"
             ) from error
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

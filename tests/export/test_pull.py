@@ -63,7 +63,11 @@ def publish_streaming_svd(server: Hub) -> None:
     server.publish(SVD, **{"model.safetensors": save(tensors("net", size=50_000)), "README.md": b"words"})
     unet = "unet/diffusion_pytorch_model"
     server.publish(
-        SVD_XT, **{f"{unet}.fp16.safetensors": save(tensors("half")), f"{unet}.safetensors": save(tensors("whole"))}
+        SVD_XT,
+        **{
+            f"{unet}.fp16.safetensors": save({"half": torch.ones(8, dtype=torch.float16)}),
+            f"{unet}.safetensors": save(tensors("whole")),
+        },
     )
     files = {
         f"{unet}.fp16.safetensors": save(tensors("unet")),
@@ -123,7 +127,7 @@ def test_pull(server: Hub, folder: Path) -> None:
     assert not (folder / ".pull").exists()
     weights = WeightFolder(folder)
     assert torch.equal(weights.read("streaming-svd")["net"], tensors("net", size=50_000)["net"])
-    assert set(weights.read("svd-xt/unet")) == {"half"}
+    assert {key: tensor.dtype for key, tensor in weights.read("svd-xt/unet").items()} == {"half": torch.float32}
     names = ("unet", "vae", "text_encoder", "image_encoder")
     keys = [key for name in names for key in weights.read(f"i2vgen-xl/{name}")]
     assert keys == ["unet", "vae", "text1", "text2", "image"]
