@@ -9,7 +9,7 @@ from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.loop import Loop, OnStep
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.tokenizer import Tokenizer
-from stt2v.engine.models.conditions import open_conditions
+from stt2v.engine.models.conditions import Start, open_conditions
 from stt2v.engine.models.i2vgen_xl import NEGATIVE_PROMPT, PROMPT, EnhancerSettings, key_lengths, plan_passes
 from stt2v.engine.models.model import Enhancing, Model
 from stt2v.engine.noise import NoiseSource
@@ -51,7 +51,7 @@ class Pipeline:
         return frames
 
     def _base(self, picture: Frames, on_step: OnStep) -> Iterator[Frames]:
-        conditions = open_conditions(self.model, self.engines, model_image(picture), self.noise)
+        conditions = open_conditions(self.model, self.engines, Start(model_image(picture)), self.noise)
         loop = Loop(self.model, self.engines, conditions, self.noise, self.settings.streaming, on_step)
         self.progress.stage("generate", self.plan.steps)
         for frames in loop.chunks(len(self.plan.chunks)):

@@ -5,7 +5,7 @@ before through the control net and CAM (short-term memory), and the first frame 
 (long-term memory).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,17 +33,18 @@ STREAMING_T2V = Model(
 class StreamingT2vConditions:
     """What the steps of each chunk are conditioned on.
 
-    text: [2, T, D], the negative prompt first, from the engine `text_encoder`.
+    texts: [2, T, D] each, the negative prompt first, from the engine `text_encoder`; one for each chunk, and the last
+    one also for all chunks after it.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], text: Value) -> None:
+    def __init__(self, engines: Mapping[str, Engine], texts: Sequence[Value]) -> None:
         self._engines = engines
-        self._text = text
+        self._texts = texts
         self._image_tokens: Value | None = None
 
     def first(self) -> dict[str, Value]:
         """Conditions of the first chunk."""
-        return self._engines["first_conditions"].run({"text": self._text})
+        return self._engines["first_conditions"].run({"text": self._texts[0]})
 
     def streaming(self, chunk: int, control: Array, anchor: Array) -> dict[str, Value]:
         """Conditions of chunk number `chunk` (from 1).
@@ -52,5 +53,6 @@ class StreamingT2vConditions:
         """
         if self._image_tokens is None:
             self._image_tokens = self._engines["anchor"].run({"anchor": np.clip(anchor, -1, 1)})["image_tokens"]
-        inputs = {"text": self._text, "image_tokens": self._image_tokens, "control_frames": np.clip(control, -1, 1)}
+        text = self._texts[min(chunk, len(self._texts) - 1)]
+        inputs = {"text": text, "image_tokens": self._image_tokens, "control_frames": np.clip(control, -1, 1)}
         return self._engines["conditions"].run(inputs)

@@ -9,7 +9,7 @@ import pytest
 from stt2v.engine.backends.base import Value, Values
 from stt2v.engine.errors import StageError
 from stt2v.engine.loop import Loop
-from stt2v.engine.models.conditions import open_conditions
+from stt2v.engine.models.conditions import Start, open_conditions
 from stt2v.engine.models.model import Denoising, Model
 from stt2v.engine.noise import Noise
 from stt2v.engine.spec import EngineSpec, TensorSpec
@@ -98,7 +98,7 @@ def engines() -> dict[str, Arithmetic]:
 
 def loop(toy: dict[str, Arithmetic], seed: int = 33) -> Loop:
     noise = Noise(seed)
-    conditions = open_conditions(MODEL, toy, IMAGE, noise)
+    conditions = open_conditions(MODEL, toy, Start(IMAGE), noise)
     return Loop(MODEL, toy, conditions, noise, MODEL.streaming, lambda chunk, index, timestep, latents: latents)
 
 

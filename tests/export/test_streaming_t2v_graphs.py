@@ -79,7 +79,7 @@ def test_anchor_changes_the_context_by_way_of_apm(engines: dict[str, EagerEngine
     text = random.standard_normal((2, 77, 16), np.float32)
     control = random.uniform(-1, 1, (2, 3, 32, 48)).astype(np.float32)
     anchors = random.uniform(-1, 1, (2, 1, 3, 32, 48)).astype(np.float32)
-    one, other = (StreamingT2vConditions(engines, text).streaming(1, control, anchor) for anchor in anchors)
+    one, other = (StreamingT2vConditions(engines, [text]).streaming(1, control, anchor) for anchor in anchors)
     uncond, cond = np.abs(np.asarray(one["context"]) - np.asarray(other["context"])).max(axis=(1, 2))
     assert uncond == 0
     assert cond > 0
@@ -87,7 +87,7 @@ def test_anchor_changes_the_context_by_way_of_apm(engines: dict[str, EagerEngine
     try:
         for mix in networks.unet.apm:
             mix.alpha.zero_()
-        one, other = (StreamingT2vConditions(engines, text).streaming(1, control, anchor) for anchor in anchors)
+        one, other = (StreamingT2vConditions(engines, [text]).streaming(1, control, anchor) for anchor in anchors)
         np.testing.assert_array_equal(one["context"], other["context"])
     finally:
         for name, mix in networks.unet.apm.named_children():

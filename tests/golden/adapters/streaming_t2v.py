@@ -198,7 +198,7 @@ def denoise_loop(case: Case) -> Mapping[str, Any]:
     outputs: dict[str, Any] = {}
     before, kept = video, [video]
     for number in range(1, case.config["n_autoregressive_generations"]):
-        conditions = StreamingT2vConditions(engines, np.concatenate(text))
+        conditions = StreamingT2vConditions(engines, [np.concatenate(text)])
         control, anchor = before[-conditional:] * 2 - 1, video[:1] * 2 - 1
         outputs |= {f"g{number}_control_frames": control[None], f"g{number}_anchor_frames": anchor[None]}
         made = generation(case, engines, number, conditions.streaming(number, control, anchor))
