@@ -1,11 +1,13 @@
 """All frame arithmetic, as pure functions: what a request means in chunks, before any work."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from stt2v.engine.blend import window_starts
-from stt2v.engine.errors import PlanError
+from stt2v.engine.errors import PlanError, UsageError
 from stt2v.engine.models.model import Enhancing, Model
+from stt2v.engine.prompts import PromptPart, parse_prompts, per_chunk
 from stt2v.engine.request import Settings
 
 
@@ -22,6 +24,11 @@ class ChunkPlan:
 def base_frames(num_frames: int, interpolate: bool) -> int:
     """Frames to generate for a file of `num_frames`: half of them, rounded up, when the rate is doubled."""
     return (num_frames + 1) // 2 if interpolate else num_frames
+
+
+def output_frame(frame: int, interpolate: bool) -> int:
+    """Where frame `frame` of the base video stands in the file."""
+    return 2 * frame if interpolate else frame
 
 
 def plan_chunks(num_frames: int, chunk: int, conditional: int) -> tuple[ChunkPlan, ...]:
@@ -53,6 +60,12 @@ class RunPlan:
     enhancing: Enhancing | None
     windows: tuple[int, ...]
     interpolate: bool
+    prompts: tuple[PromptPart, ...] = ()
+
+    @property
+    def chunk_prompts(self) -> tuple[str, ...]:
+        """The prompt of each chunk; () when there is none."""
+        return per_chunk(self.prompts, len(self.chunks))
 
     @property
     def generated_frames(self) -> int:
@@ -71,6 +84,7 @@ class RunPlan:
             f"{self.model}: {self.num_frames} frames of {self.width}x{self.height}, {length}",
             f"base video: {self.base_frames} frames from {len(self.chunks)} chunks"
             f" (1 first, {later} streaming), {self.generated_frames} generated, {self.steps} denoising steps",
+            *(f"prompt from frame {part.frame} (chunk {part.chunk}): {part.text}" for part in self.prompts),
             *self._enhancing_lines(),
             *(["interpolation: every second frame is made from its neighbours"] if self.interpolate else []),
             f"seed {self.seed}",
@@ -94,7 +108,7 @@ class RunPlan:
 
 
 def plan_run(model: Model, settings: Settings) -> RunPlan:
-    """The plan of a resolved request. Raises PlanError before any work."""
+    """The plan of a resolved request. Raises PlanError, or UsageError for its prompts, before any work."""
     frames = base_frames(settings.num_frames, settings.interpolate)
     enhancing = settings.enhancing
     clip = max(frames, enhancing.window) if enhancing else frames
@@ -113,4 +127,18 @@ def plan_run(model: Model, settings: Settings) -> RunPlan:
         enhancing=enhancing,
         windows=window_starts(clip, enhancing.window, enhancing.overlap) if enhancing else (),
         interpolate=settings.interpolate,
+        prompts=_prompts(model, settings, chunks),
     )
+
+
+def _prompts(model: Model, settings: Settings, chunks: Sequence[ChunkPlan]) -> tuple[PromptPart, ...]:
+    if settings.prompt is None:
+        return ()
+    schedule = parse_prompts(settings.prompt)
+    if schedule.segments and not model.prompt_per_chunk:
+        raise UsageError(
+            f"model {model.name!r} reads one prompt for the whole video, got {len(schedule.segments)} segments"
+            f" ({schedule.segments[0]} ...); write one prompt without times"
+        )
+    starts = [output_frame(chunk.start, settings.interpolate) for chunk in chunks]
+    return schedule.parts(starts, settings.fps, settings.num_frames)

@@ -49,6 +49,7 @@ class Model:
     fps: float
     seed: int = 33
     inputs: tuple[str, ...] = ("image",)
+    prompt_per_chunk: bool = False  # so that the prompt may change over the video
     latent_channels: int = 4
     downscale: int = 8
     first_through_8_bits: bool = False
