@@ -15,6 +15,7 @@ from stt2v import __version__
 from stt2v.engine.doctor import examine
 from stt2v.engine.errors import ExportError, Stt2vError, UsageError
 from stt2v.engine.flags import takes_request
+from stt2v.engine.metrics import MAWE_COEFFICIENT
 from stt2v.engine.models import DEFAULT_MODEL, MODELS, find_model
 from stt2v.engine.plan import plan_run
 from stt2v.engine.progress import Progress
@@ -137,7 +138,8 @@ def generate(
     from stt2v.engine.session import Session
 
     began = time.monotonic()
-    request.resolve(find_model(model))  # a wrong argument is told before a missing engine set
+    declared = find_model(model)
+    plan_run(declared, request.resolve(declared))  # a wrong argument is told before a missing engine set
     files = []
     with Session.open(model, engines, backend) as session, progress_on(sys.stderr) as progress:
         for path in _videos(session, request, output, progress, not no_metadata):
@@ -215,6 +217,28 @@ def plan(request: Request, model: ModelOption = DEFAULT_MODEL, as_json: JsonOpti
     declared = find_model(model)
     planned = plan_run(declared, request.resolve(declared))
     for line in [json.dumps(planned.to_json())] if as_json else planned.lines():
+        _say(line)
+
+
+@app.command("mawe")
+def measure_mawe(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="The video, such as an MP4.")],
+    flow: Annotated[
+        Literal["raft", "classical"] | None,
+        typer.Option("--flow", help="The optical flow. Default: RAFT's where library and weights are present."),
+    ] = None,
+    coefficient: Annotated[
+        float, typer.Option("--coeff", help="What the metric divides motion by.")
+    ] = MAWE_COEFFICIENT,
+    as_json: JsonOption = False,
+) -> None:
+    """Motion aware warp error: how badly frames fit the ones before them, by how much moves. Lower is better."""
+    from stt2v.bench.mawe import measure
+    from stt2v.engine.console import progress_on
+
+    with progress_on(sys.stderr) as progress:
+        report = measure(video, flow, coefficient, progress)
+    for line in [json.dumps(report.to_json())] if as_json else report.lines():
         _say(line)
 
 

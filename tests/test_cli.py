@@ -18,7 +18,7 @@ from stt2v import cli
 from stt2v.engine.errors import InterruptedRun, Stt2vError
 
 PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
-COMMANDS = ("generate", "build-engines", "pull", "plan", "models", "doctor")
+COMMANDS = ("generate", "build-engines", "pull", "plan", "mawe", "models", "doctor")
 
 Run = Callable[..., tuple[int, str, str]]
 
