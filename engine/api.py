@@ -33,7 +33,7 @@ def generate(
     steps: int | None = None,
     guidance: tuple[float, float] | None = None,
     negative_prompt: str | None = None,
-    enhance: bool = True,
+    enhancer: str | None = None,
     interpolate: bool | None = None,
     engines: Path | None = None,
     backend: str | None = None,
@@ -51,7 +51,7 @@ def generate(
         steps=steps,
         guidance=guidance,
         negative_prompt=negative_prompt,
-        enhance=enhance,
+        enhancer=enhancer,
         interpolate=interpolate,
     )
     with Session.open(model, engines, backend) as session:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from stt2v.engine.errors import UsageError
+from stt2v.engine.models.enhancers import NO_ENHANCER
 from stt2v.engine.request import Request
 
 
@@ -36,9 +37,10 @@ class RequestFlags:
     fit: Annotated[
         Literal["crop", "pad"], typer.Option("--fit", help="How an image of another shape meets the model's.")
     ] = "crop"
-    no_enhance: Annotated[
-        bool, typer.Option("--no-enhance", help="Leave the frames as the streaming stage made them.")
-    ] = False
+    enhancer: Annotated[
+        str | None, typer.Option("--enhancer", help="vid2vid, i2vgen-xl or none. Default: what the engines hold.")
+    ] = None
+    no_enhance: Annotated[bool, typer.Option("--no-enhance", help="The same as --enhancer none.")] = False
     window: Annotated[
         int | None, typer.Option("--window", "--chunk-size", help="Frames that the enhancer sees at once.")
     ] = None
@@ -64,7 +66,7 @@ class RequestFlags:
             guidance=_guidance(self.guidance) if self.guidance is not None else None,
             fit=self.fit,
             negative_prompt=self.negative_prompt,
-            enhance=not self.no_enhance,
+            enhancer=NO_ENHANCER if self.no_enhance else self.enhancer,
             window=self.window,
             overlap=self.overlap,
             blending=not self.no_randomized_blending,

@@ -4,20 +4,22 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from stt2v.engine.backends.base import Engine, Frames
 from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.loop import Loop, OnStep
 from stt2v.engine.media.image import model_image
-from stt2v.engine.media.tokenizer import Tokenizer
+from stt2v.engine.media.tokenizer import Tokenizer, Tokens
 from stt2v.engine.models.conditions import Start, open_conditions
-from stt2v.engine.models.i2vgen_xl import NEGATIVE_PROMPT, PROMPT, EnhancerSettings, key_lengths, plan_passes
 from stt2v.engine.models.model import Enhancing, Model
 from stt2v.engine.noise import NoiseSource
 from stt2v.engine.plan import RunPlan
 from stt2v.engine.progress import Progress
+from stt2v.engine.prompts import parse_prompts
 from stt2v.engine.request import Settings
 from stt2v.engine.stages.decode import to_uint8
-from stt2v.engine.stages.enhance import Enhancer, encode_prompt
+from stt2v.engine.stages.enhance import Tools, enhanced, open_enhancer
 from stt2v.engine.stages.interpolate import interpolate
 
 
@@ -35,13 +37,13 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         """Raise EngineSetError or UsageError, before any work, when a stage has no engine."""
-        if self.plan.enhancing and f"enhance_{self.plan.enhancing.window}_conditions" not in self.engines:
-            raise self._no_window(self.plan.enhancing.window)
+        if self.plan.enhancing and (error := self._wrong_enhancer(self.plan.enhancing)):
+            raise error
         if self.plan.interpolate and self._interpolator not in self.engines:
             raise EngineSetError("the engine set has no interpolator; build one with it, or use --no-interpolate")
 
-    def run(self, picture: Frames, on_step: OnStep) -> Iterator[Frames]:
-        """Blocks of frames, [n, H, W, 3], uint8; picture: [H, W, 3], uint8, of the model's size."""
+    def run(self, picture: Frames | None, on_step: OnStep) -> Iterator[Frames]:
+        """Blocks of frames, [n, H, W, 3], uint8; picture: [H, W, 3], uint8, of the model's size, where it takes one."""
         frames = self._base(picture, on_step)
         if self.plan.enhancing:
             frames = self._enhanced(frames, picture, self.plan.enhancing)
@@ -50,26 +52,36 @@ class Pipeline:
             frames = self._interpolated(frames)
         return frames
 
-    def _base(self, picture: Frames, on_step: OnStep) -> Iterator[Frames]:
-        conditions = open_conditions(self.model, self.engines, Start(model_image(picture)), self.noise)
+    def _base(self, picture: Frames | None, on_step: OnStep) -> Iterator[Frames]:
+        start = Start(None if picture is None else model_image(picture), self._texts())
+        conditions = open_conditions(self.model, self.engines, start, self.noise)
         loop = Loop(self.model, self.engines, conditions, self.noise, self.settings.streaming, on_step)
         self.progress.stage("generate", self.plan.steps)
         for frames in loop.chunks(len(self.plan.chunks)):
             yield to_uint8(frames)
 
-    def _enhanced(self, frames: Iterator[Frames], picture: Frames, how: Enhancing) -> Iterator[Frames]:
-        """The whole base video is needed first: the pass over key frames looks at every window's first frame."""
+    def _texts(self) -> list[Tokens]:
+        """What each chunk is told, [2, 77], the negative prompt first; nothing where the set reads no text for it."""
+        if "text" not in self.tokenizers:
+            return []
+        tokenize = self.tokenizers["text"]
+        negative = tokenize(self.settings.negative_prompt or "")
+        return [np.concatenate([negative, tokenize(prompt)]) for prompt in self.plan.chunk_prompts]
+
+    def _enhanced(self, frames: Iterator[Frames], picture: Frames | None, how: Enhancing) -> Iterator[Frames]:
+        """The whole base video is needed first: every step of the enhancer goes over all of its windows."""
         clip = [frame for block in limited(frames, self.plan.clip_frames) for frame in block]
-        tokenize = self.tokenizers["enhance"]
-        prompt = tokenize(self.settings.prompt or PROMPT)
-        negative = tokenize(self.settings.negative_prompt or NEGATIVE_PROMPT)
-        text = encode_prompt(self.engines, prompt, negative)
-        settings = EnhancerSettings(how.window, how.overlap, key_lengths(how.window), how.steps)
-        total = sum(len(part.starts) for part in plan_passes(len(clip), settings)) * settings.run_steps
-        self.progress.stage("enhance", total)
-        enhancer = Enhancer(self.engines, text, self.noise, settings, on_step=self._on_window_steps)
-        for frame in enhancer.enhance(clip, picture):
+        tools = Tools(self.engines, self.tokenizers["enhance"], self.noise, self._on_window_steps)
+        enhancer = open_enhancer(how, tools, self._whole_prompt(), self.settings.negative_prompt)
+        self.progress.stage("enhance", enhancer.window_steps(len(clip)))
+        for frame in enhanced(enhancer, clip, clip[0] if picture is None else picture, (how.width, how.height)):
             yield frame[None]
+
+    def _whole_prompt(self) -> str | None:
+        """What the whole video is about: the text that all chunks share, else that of the first."""
+        if self.settings.prompt is None:
+            return None
+        return parse_prompts(self.settings.prompt).base or self.plan.chunk_prompts[0]
 
     def _on_window_steps(self, number: int, step: int, windows: int) -> None:
         self.progress.advance(windows, enhancing=number, step=step)
@@ -84,12 +96,19 @@ class Pipeline:
     def _interpolator(self) -> str:
         return f"interpolate_{self.plan.width}x{self.plan.height}"
 
-    def _no_window(self, window: int) -> Stt2vError:
-        made = re.findall(r"enhance_(\d+)_conditions", " ".join(self.engines))
-        if not made:
-            return EngineSetError("the engine set has no enhancer; build one with it, or use --no-enhance")
-        known = ", ".join(sorted(made, key=int))
-        return UsageError(f"window is {window}, the engine set has windows of {known}; choose one of these")
+    def _wrong_enhancer(self, how: Enhancing) -> Stt2vError | None:
+        built, command = self.model.enhancing, f"`stt2v build-engines --model {self.model.name} --enhancer {how.name}`"
+        if built is None:
+            return EngineSetError(f"the engine set has no enhancer; build one with {command}, or use --enhancer none")
+        if built.name != how.name:
+            return EngineSetError(
+                f"enhancer is {how.name}, the engine set has {built.name}; build another with {command}"
+            )
+        made = sorted({int(window) for window in re.findall(r"\benhance_(\d+)_(?:step|half)", " ".join(self.engines))})
+        if how.window not in made:
+            known = ", ".join(map(str, made))
+            return UsageError(f"window is {how.window}, the engine set has windows of {known}; choose one of these")
+        return None
 
 
 def limited(blocks: Iterable[Frames], count: int) -> Iterator[Frames]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from stt2v.engine.blend import window_starts
 from stt2v.engine.errors import PlanError, UsageError
+from stt2v.engine.media.canvas import cut_size
+from stt2v.engine.models.i2vgen_xl import I2VGEN_XL
 from stt2v.engine.models.model import Enhancing, Model
 from stt2v.engine.prompts import PromptPart, parse_prompts, per_chunk
 from stt2v.engine.request import Settings
@@ -94,9 +96,10 @@ class RunPlan:
         if self.enhancing is None:
             return []
         how = self.enhancing
+        keys = ", after a pass over the first frame of every window" if how.name == I2VGEN_XL.name else ""
         return [
             f"enhancer {how.name}: {self.clip_frames} frames in {len(self.windows)} windows of {how.window} that share"
-            f" {how.overlap}, {how.steps} steps each, after a pass over the first frame of every window"
+            f" {how.overlap}, {how.steps} steps each{keys}"
         ]
 
     def settings_json(self) -> dict[str, Any]:
@@ -113,11 +116,12 @@ def plan_run(model: Model, settings: Settings) -> RunPlan:
     enhancing = settings.enhancing
     clip = max(frames, enhancing.window) if enhancing else frames
     chunks = plan_chunks(clip, model.chunk, model.conditional)
-    size = enhancing or model
+    size = model.width, model.height
+    width, height = cut_size(size, (enhancing.width, enhancing.height)) if enhancing else size
     return RunPlan(
         model=model.name,
-        width=size.width,
-        height=size.height,
+        width=width,
+        height=height,
         num_frames=settings.num_frames,
         fps=settings.fps,
         seed=settings.seed,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stt2v.engine.errors import UsageError
 from stt2v.engine.media.image import Fit
+from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.models.model import Denoising, Enhancing, Model
 from stt2v.engine.noise import LARGEST_SEED
 
@@ -37,7 +38,7 @@ class Request:
     """What to make. None means the model's default.
 
     fps: frames a second of the file; guidance: at the first and the last frame of a chunk; fit: how an image of
-    another shape meets the model's size.
+    another shape meets the model's size; enhancer: a name, or "none".
     """
 
     prompt: str | None = None
@@ -49,7 +50,7 @@ class Request:
     guidance: tuple[float, float] | None = None
     fit: Fit = "crop"
     negative_prompt: str | None = None
-    enhance: bool = True
+    enhancer: str | None = None
     window: int | None = None
     overlap: int | None = None
     blending: bool = True
@@ -90,13 +91,14 @@ class Request:
             raise UsageError(f"model {model.name!r} starts from {wanted}, got {came}")
 
     def _enhancing(self, model: Model) -> Enhancing | None:
-        if not (self.enhance and model.enhancing):
+        how = choose_enhancer(model, self.enhancer)
+        if how is None:
             return None
-        window = _or(self.window, model.enhancing.window)
-        overlap = _or(self.overlap, model.enhancing.overlap) if self.blending else 0
+        window = _or(self.window, how.window)
+        overlap = _or(self.overlap, how.overlap) if self.blending else 0
         if not 0 <= overlap < window:
             raise UsageError(f"overlap is {overlap} of window {window}, expected 0 to {window - 1}")
-        return replace(model.enhancing, window=window, overlap=overlap)
+        return replace(how, window=window, overlap=overlap)
 
     def _streaming(self, model: Model) -> Denoising:
         steps = _or(self.steps, model.streaming.steps)

@@ -87,9 +87,10 @@ class Session(Closing):
         if isinstance(self.engines, EngineSet):
             self.engines.close()
 
-    def _picture(self, settings: Settings, progress: Progress) -> Frames:
-        if settings.image is None:
-            raise UsageError(f"model {self.model.name!r} starts from an image, got none; give --image")
+    def _picture(self, settings: Settings, progress: Progress) -> Frames | None:
+        """The picture to start from, where the model takes one and the request has one."""
+        if settings.image is None or "image" not in self.model.inputs:
+            return None
         pixels, word = fit_image(load_image(settings.image), self.model.width, self.model.height, settings.fit)
         if word:
             progress.note(word)

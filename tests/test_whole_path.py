@@ -27,7 +27,7 @@ def session() -> Iterator[Session]:
 
 
 def make(session: Session, **changes: object) -> Frames:
-    request = Request(**{"image": PICTURE, "num_frames": 12, "enhance": False, "interpolate": False, **changes})
+    request = Request(**{"image": PICTURE, "num_frames": 12, "enhancer": "none", "interpolate": False, **changes})
     return np.concatenate([chunk.frames for chunk in session.generate(request)])
 
 
@@ -40,7 +40,7 @@ def test_exactly_as_many_frames_as_asked_for(session: Session, num_frames: int, 
 
 @pytest.mark.parametrize("num_frames", [1, 37])
 def test_all_stages(session: Session, num_frames: int) -> None:
-    frames = make(session, num_frames=num_frames, enhance=True, interpolate=True)
+    frames = make(session, num_frames=num_frames, enhancer=None, interpolate=True)
     assert frames.shape == (num_frames, 128, 256, 3)
     assert frames.std() > 1
 
@@ -63,7 +63,7 @@ def test_settings_reach_the_video(session: Session, changes: dict[str, object]) 
 
 def test_settings_reach_the_enhancer(session: Session) -> None:
     def enhanced(**changes: object) -> Frames:
-        return make(session, num_frames=19, enhance=True, **changes)
+        return make(session, num_frames=19, enhancer=None, **changes)
 
     base = enhanced()
     for changes in ({"prompt": "a lighthouse"}, {"negative_prompt": "grass"}, {"overlap": 5}, {"blending": False}):
@@ -77,7 +77,7 @@ def test_steps_can_be_watched_and_changed(session: Session) -> None:
         seen.append((kwargs["chunk"], step))
         return kwargs
 
-    video = stt2v.generate(PICTURE, num_frames=26, enhance=False, interpolate=False, callback_on_step_end=watch)
+    video = stt2v.generate(PICTURE, num_frames=26, enhancer="none", interpolate=False, callback_on_step_end=watch)
     assert video.frames[0].shape == (26, 64, 128, 3)
     assert seen == [(chunk, step) for chunk in (0, 1) for step in range(4)]
 

@@ -4,8 +4,6 @@ Sizes are (width, height) in pixels; a picture is [H, W, 3], uint8.
 """
 
 import numpy as np
-from PIL import Image
-from PIL.Image import Resampling
 
 from stt2v.engine.backends.base import Frames
 
@@ -20,11 +18,19 @@ def fitted_size(picture: Size, canvas: Size) -> Size:
     return int(width * canvas[1] / height), canvas[1]
 
 
+def cut_size(picture: Size, canvas: Size) -> Size:
+    """What a video of such pictures has once it is cut out of the canvas again: even sides, as H.264 needs them."""
+    width, height = fitted_size(picture, canvas)
+    return width - width % 2, height - height % 2
+
+
 def on_canvas(picture: Frames, canvas: Size) -> Frames:
     """The picture, bicubic at its `fitted_size`, in the middle of a black canvas."""
+    from PIL import Image
+
     size = fitted_size((picture.shape[1], picture.shape[0]), canvas)
     board = np.zeros((canvas[1], canvas[0], 3), np.uint8)
-    content(board, size)[:] = np.asarray(Image.fromarray(picture).resize(size, Resampling.BICUBIC))
+    content(board, size)[:] = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
     return board
 
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from stt2v.engine.blend import window_starts
 from stt2v.engine.ddim import Schedule, timesteps
 from stt2v.engine.errors import PlanError
+from stt2v.engine.models.model import Enhancing
 
 PROMPT = "High Quality, HQ, detailed."
 NEGATIVE_PROMPT = (
     "Distorted, blurry, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, disconnected "
     "limbs, Ugly faces, incomplete arms"
 )
+
+I2VGEN_XL = Enhancing("i2vgen-xl", 1280, 720, window=38, overlap=12, steps=30)
 
 SCHEDULE = Schedule(
     prediction_type="v_prediction",
@@ -20,6 +23,11 @@ SCHEDULE = Schedule(
     set_alpha_to_one=True,
     rescale_betas_zero_snr=True,
 )
+
+
+def wording(prompt: str | None, negative: str | None) -> tuple[str, str]:
+    """Positive and negative prompt in full."""
+    return prompt or PROMPT, NEGATIVE_PROMPT if negative is None else negative
 
 
 def key_lengths(window: int) -> tuple[int, ...]:
@@ -31,10 +39,10 @@ def key_lengths(window: int) -> tuple[int, ...]:
 class EnhancerSettings:
     """How the enhancer samples. `fps` is what the network is told, whatever the rate of the file."""
 
-    window: int = 38
-    overlap: int = 12
-    key_lengths: tuple[int, ...] = key_lengths(38)
-    steps: int = 30
+    window: int = I2VGEN_XL.window
+    overlap: int = I2VGEN_XL.overlap
+    key_lengths: tuple[int, ...] = key_lengths(I2VGEN_XL.window)
+    steps: int = I2VGEN_XL.steps
     strength: float = 0.97
     guidance: float = 9.0
     fps: int = 38

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Value
-from stt2v.engine.models.model import Denoising, Enhancing, Model
+from stt2v.engine.models.i2vgen_xl import I2VGEN_XL
+from stt2v.engine.models.model import Denoising, Model
 from stt2v.engine.noise import NoiseSource
 
 
@@ -45,7 +46,7 @@ STREAMING_SVD = Model(
     num_frames=200,
     fps=24.0,
     first_through_8_bits=True,
-    enhancing=Enhancing("i2vgen-xl", 1280, 720, window=38, overlap=12, steps=30),
+    enhancing=I2VGEN_XL,
     interpolate=True,
 )
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Value
 from stt2v.engine.models.model import Denoising, Model
+from stt2v.engine.models.vid2vid import VID2VID
 
 STREAMING_T2V = Model(
     name="streaming-t2v",
     family="streaming-t2v",
-    summary="StreamingT2V: a text becomes a 256x256 video",
+    summary="StreamingT2V: a text becomes a 256x256 video, enhanced to 720x720",
     width=256,
     height=256,
     chunk=16,
@@ -27,6 +28,8 @@ STREAMING_T2V = Model(
     num_frames=80,
     fps=8.0,
     inputs=("prompt",),
+    prompt_per_chunk=True,
+    enhancing=VID2VID,
 )
 
 

@@ -15,7 +15,7 @@ from stt2v.engine.errors import PlanError, StageError
 from stt2v.engine.models.i2vgen_xl import EnhancerSettings, key_lengths, plan_passes
 from stt2v.engine.noise import Noise
 from stt2v.engine.spec import EngineSpec, TensorSpec
-from stt2v.engine.stages.enhance import Enhancer
+from stt2v.engine.stages.i2vgen_xl import I2VGenXL
 from stt2v.engine.stages.windows import BlendedClip, Stepped
 
 SETTINGS = EnhancerSettings(window=8, overlap=3, key_lengths=key_lengths(8), steps=4)
@@ -57,9 +57,9 @@ def waves(border: EngineSpec, inputs: HostArrays) -> HostArrays:
     return outputs
 
 
-def enhancer(seed: int = 0, settings: EnhancerSettings = SETTINGS) -> Enhancer:
+def enhancer(seed: int = 0, settings: EnhancerSettings = SETTINGS) -> I2VGenXL:
     lengths = {settings.window, *settings.key_lengths}
-    return Enhancer(engines(*lengths), np.zeros((2, 4, 6), np.float32), Noise(seed), settings)
+    return I2VGenXL(engines(*lengths), np.zeros((2, 4, 6), np.float32), Noise(seed), settings=settings)
 
 
 def clip(frames: int) -> Frames:
@@ -114,14 +114,16 @@ def test_the_same_seed_gives_the_same_frames_and_another_seed_others() -> None:
 def test_picture_and_prompt_reach_the_frames() -> None:
     first = np.stack(list(enhancer().enhance(clip(13), clip(1)[0])))
     other_picture = np.stack(list(enhancer().enhance(clip(13), 255 - clip(1)[0])))
-    told = Enhancer(enhancer().engines, np.ones((2, 4, 6), np.float32), Noise(0), SETTINGS)
+    told = I2VGenXL(enhancer().engines, np.ones((2, 4, 6), np.float32), Noise(0), settings=SETTINGS)
     assert (first != other_picture).any()
     assert (first != np.stack(list(told.enhance(clip(13), clip(1)[0])))).any()
 
 
 def test_steps_are_told() -> None:
     told: list[tuple[int, int, int]] = []
-    watched = Enhancer(enhancer().engines, np.zeros((2, 4, 6)), Noise(0), SETTINGS, on_step=lambda *n: told.append(n))
+    watched = I2VGenXL(
+        enhancer().engines, np.zeros((2, 4, 6)), Noise(0), settings=SETTINGS, on_step=lambda *n: told.append(n)
+    )
     list(watched.enhance(clip(13), clip(1)[0]))
     assert told == [(number, step, windows) for number, windows in ((0, 1), (1, 2)) for step in range(3)]
     assert SETTINGS.run_steps == 3
@@ -142,7 +144,7 @@ def test_black_frames_are_not_let_through() -> None:
     made = enhancer()
     broken = {**made.engines, "enhance_vae_decode": _silent(made.engines["enhance_vae_decode"].spec)}
     with pytest.raises(StageError, match="enhance"):
-        list(Enhancer(broken, made.text, Noise(0), SETTINGS).enhance(clip(13), clip(1)[0]))
+        list(I2VGenXL(broken, made.text, Noise(0), settings=SETTINGS).enhance(clip(13), clip(1)[0]))
 
 
 def _silent(border: EngineSpec) -> FakeEngine:

@@ -43,7 +43,7 @@ def test_every_flag() -> None:
         guidance=(1.5, 3.0),
         fit="pad",
         negative_prompt="fog",
-        enhance=False,
+        enhancer="none",
         window=16,
         overlap=4,
         blending=False,

@@ -87,7 +87,7 @@ def test_declaration_survives_the_manifest() -> None:
 
 
 def test_run_without_enhancer_has_the_base_size() -> None:
-    plan = plan_run(SVD, Request(image=Path("photo.jpg"), enhance=False).resolve(SVD))
+    plan = plan_run(SVD, Request(image=Path("photo.jpg"), enhancer="none").resolve(SVD))
     assert (plan.width, plan.height, plan.windows, plan.clip_frames) == (1024, 576, (), 100)
 
 

@@ -15,10 +15,11 @@ from stt2v.engine.backends.base import Array, Engine, Frames, Value, Values
 from stt2v.engine.blend import window_starts
 from stt2v.engine.ddim import Schedule, alpha_bars, ddim_table, noised
 from stt2v.engine.media.image import model_image
-from stt2v.engine.media.pictures import centre_crop, clip_picture, clip_pixels, resized
+from stt2v.engine.media.pictures import centre_crop, clip_picture, clip_pixels, resized, rounded_picture
 from stt2v.engine.models.i2vgen_xl import EnhancerPass, EnhancerSettings, plan_passes
 from stt2v.engine.stages.denoise import guided_step
-from stt2v.engine.stages.enhance import Enhancer, encode_prompt
+from stt2v.engine.stages.enhancer import encode_prompt
+from stt2v.engine.stages.i2vgen_xl import I2VGenXL
 from stt2v.engine.stages.windows import BlendedClip, LocalWindows
 from stt2v.export.eager import EagerEngine
 from stt2v.export.families.i2vgen_xl import EnhancerGraphs, Networks
@@ -206,7 +207,7 @@ def two_pass_process(case: Case) -> Mapping[str, Any]:
     windows = tuple({plan.window for plan in plans})
     made = engines(case, (config["width"], config["height"]), windows, config["clip_skip"])
     text = encode_prompt(made, case.inputs["prompt_ids"], case.inputs["negative_prompt_ids"])
-    enhancer = Enhancer(made, text, Replay(draws), settings)
+    enhancer = I2VGenXL(made, text, Replay(draws), settings=settings)
     result: dict[str, Any] = {"prompt_embeds": text, "fps": np.full(2, settings.fps)}
     pictures = [case.inputs["image"]]
     for number, plan in enumerate(plans):
@@ -243,9 +244,9 @@ def _plans(case: Case) -> tuple[EnhancerSettings, tuple[EnhancerPass, ...], int]
 
 
 def _one_pass(
-    enhancer: Enhancer, number: int, plan: EnhancerPass, video: Frames, pictures: list[Frames]
+    enhancer: I2VGenXL, number: int, plan: EnhancerPass, video: Frames, pictures: list[Frames]
 ) -> dict[str, Any]:
-    stage, size = f"enhance_{number}", (_width(enhancer), _height(enhancer))
+    stage, size = f"enhance_{number}", enhancer.size
     decoder = enhancer.engines["enhance_vae_decode"]
     assert isinstance(decoder, Recorder)
     decoder.recorded.clear()
@@ -264,7 +265,7 @@ def _one_pass(
     return {f"pass{number + 1}.{name}": value for name, value in result.items()}
 
 
-def _check_in_one_go(enhancer: Enhancer, video: Frames, case: Case) -> None:
+def _check_in_one_go(enhancer: I2VGenXL, video: Frames, case: Case) -> None:
     """All passes on their own results; the limit is the reference's for a first pass that is computed anew."""
     decoder = enhancer.engines["enhance_vae_decode"]
     assert isinstance(decoder, Recorder)
@@ -277,14 +278,6 @@ def _check_in_one_go(enhancer: Enhancer, video: Frames, case: Case) -> None:
 def _pair(maps: Array) -> Array:
     """[1, F, C, h, w] -> [2, C, F, h, w]: the same for both guidance halves."""
     return np.repeat(frames_second(maps), 2, axis=0)
-
-
-def _width(enhancer: Enhancer) -> int:
-    return enhancer.engines["enhance_vae_encode"].spec.inputs[0].shape[-1]
-
-
-def _height(enhancer: Enhancer) -> int:
-    return enhancer.engines["enhance_vae_encode"].spec.inputs[0].shape[-2]
 
 
 def preprocessing(case: Case) -> Mapping[str, Any]:
@@ -321,12 +314,12 @@ def _picture(case: Case, name: str, size: tuple[int, int]) -> dict[str, Any]:
         "clip_resized": seen,
         "pixel_values": clip_pixels(seen),
         "vae_in": model_image(crop),
-        "image_embeddings": Enhancer(engines(case, size), np.empty(0), Replay({})).embed(picture),
+        "image_embeddings": I2VGenXL(engines(case, size), np.empty(0), Replay({})).embed(picture),
     }
     for noise in case.inputs:
         if match := re.fullmatch(rf"{re.escape(name)}\.image_vae_noise\.f(\d+)", noise):
             replay = Replay({"0_picture": case.inputs[noise]})
-            enhancer = Enhancer(engines(case, size), np.empty(0), replay)
+            enhancer = I2VGenXL(engines(case, size), np.empty(0), replay)
             result[f"image_latents.f{match[1]}"] = _pair(enhancer.image_latents(picture, int(match[1]), "0", 0))
     return {f"{name}.{key}": value for key, value in result.items()}
 
@@ -337,7 +330,7 @@ def _video(case: Case, count: int, schedule: Schedule) -> dict[str, Any]:
     height, width = video.shape[1:3]
     made = engines(case, (width, height))
     replay = Replay({"frame": _joined(case, f"video{count}.vae_noise." + "{}")})
-    enhancer = Enhancer(made, np.empty(0), replay)
+    enhancer = I2VGenXL(made, np.empty(0), replay)
     init = np.stack([enhancer.encode(frame, "frame", index) for index, frame in enumerate(video)])
     first = int(ddim_table(schedule, EnhancerSettings().steps, EnhancerSettings().strength)[0, 1])
     start = noised(schedule, first, init, case.inputs[f"video{count}.noise"])
@@ -347,7 +340,7 @@ def _video(case: Case, count: int, schedule: Schedule) -> dict[str, Any]:
         f"video{count}.preprocessed": frames_second(np.concatenate([model_image(frame) for frame in video]))[None],
     }
     if case.outputs["decode.frames"].shape[0] == count:
-        result["decode.frames"] = np.stack(list(enhancer.decode(init)))
+        result["decode.frames"] = np.stack([rounded_picture(pixels) for pixels in enhancer.decode(init)])
         decoder = made["enhance_vae_decode"]
         assert isinstance(decoder, Recorder)
         pixels = np.concatenate([output["frames"] for output in decoder.recorded])

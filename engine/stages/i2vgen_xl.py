@@ -1,0 +1,109 @@
+"""I2VGen-XL used as SDEdit (Meng et al. 2022) over a clip, in randomly blended windows.
+
+Beside the engines that all enhancers have: `enhance_image_encoder` and, for each window length N,
+`enhance_N_conditions`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stt2v.engine.backends.base import Array, Frames, Values
+from stt2v.engine.blend import draw_offsets
+from stt2v.engine.ddim import ddim_table, noised
+from stt2v.engine.media.pictures import centre_crop, clip_picture, clip_pixels, resized, rounded_picture
+from stt2v.engine.models.i2vgen_xl import ENHANCER, EnhancerPass, EnhancerSettings, plan_passes
+from stt2v.engine.stages.denoise import guided_step
+from stt2v.engine.stages.enhancer import Clip, ClipEnhancer
+from stt2v.engine.stages.windows import BlendedClip, LocalWindows
+
+
+@dataclass(frozen=True)
+class I2VGenXL(ClipEnhancer):
+    """The enhancer at work."""
+
+    settings: EnhancerSettings = ENHANCER
+
+    def window_steps(self, frames: int) -> int:
+        """How many steps of single windows a clip of `frames` takes, all passes together."""
+        return self.settings.run_steps * sum(len(part.starts) for part in plan_passes(frames, self.settings))
+
+    def enhance(self, frames: Clip, picture: Frames) -> Iterator[Frames]:
+        """Refine a clip of at least one window (a shorter one is generated to that length and cut afterwards).
+
+        frames: [H, W, 3], uint8 each, of any size; picture: what the clip began with, of any size.
+        Yields as many frames at the enhancer's size.
+
+        Raises: PlanError here and now when windows and clip do not fit; BackendError and StageError later.
+        """
+        return self._passes(plan_passes(len(frames), self.settings), frames, [picture])
+
+    def _passes(self, plans: Sequence[EnhancerPass], frames: Clip, pictures: Sequence[Frames]) -> Iterator[Frames]:
+        """Each pass is conditioned on the results of the one before; those of the last are wanted."""
+        *before, last = enumerate(plans)
+        for number, plan in before:
+            pictures = list(self.run_pass(number, plan, frames, pictures))
+        yield from self.run_pass(*last, frames, pictures)
+
+    def run_pass(self, number: int, plan: EnhancerPass, frames: Clip, pictures: Sequence[Frames]) -> Iterator[Frames]:
+        """One pass from pictures to pictures; see `begin` for what goes in."""
+        latents = self.refine(number, self.begin(number, plan, frames, pictures))
+        return map(rounded_picture, self.decode(latents[: plan.kept]))
+
+    def begin(self, number: int, plan: EnhancerPass, frames: Clip, pictures: Sequence[Frames]) -> BlendedClip:
+        """Set up pass `number` (which keys its noise) over `frames`, window k conditioned on `pictures[k]`."""
+        table = ddim_table(self.settings.schedule, self.settings.steps, self.settings.strength)
+        stage = f"enhance_{number}"
+        conditions = [
+            self.conditions(picture, plan.window, stage, index)
+            for index, picture in zip(range(len(plan.starts)), pictures, strict=True)
+        ]
+        latents = self._start(plan, frames, stage, int(table[0, 1]))
+        return BlendedClip(
+            latents,
+            self.allocate(latents.shape),
+            plan.window,
+            plan.starts,
+            draw_offsets(self.noise, f"{stage}_offset", len(table), plan.starts, plan.window),
+            LocalWindows(
+                guided_step(self.engines, f"enhance_{plan.window}_step"),
+                table,
+                np.full(plan.window, self.settings.guidance, np.float32),
+                conditions,
+            ),
+        )
+
+    def conditions(self, picture: Frames, window: int, stage: str, index: int) -> Values:
+        """What the network is told about one window, from the picture that it should begin with."""
+        inputs = {
+            "text": self.text,
+            "image_embedding": self.embed(picture),
+            "image_latents": self.image_latents(picture, window, stage, index),
+            "fps": np.full(1, self.settings.fps, np.float32),
+        }
+        return self.engines[f"enhance_{window}_conditions"].run(inputs)
+
+    def embed(self, picture: Frames) -> Array:
+        """picture -> [2, 1, D], float32: CLIP's image embedding for the guidance pair; zeros are "no picture"."""
+        engine = self.engines["enhance_image_encoder"]
+        seen = clip_picture(picture, engine.spec.inputs[0].shape[-1], crop=self.size[0])
+        embedding = np.asarray(engine.run({"image": clip_pixels(seen)})["image_embedding"])
+        return np.stack([np.zeros_like(embedding), embedding])
+
+    def image_latents(self, picture: Frames, window: int, stage: str, index: int) -> Array:
+        """picture -> [1, window, C, h, w], float32: its latent, then maps that hold each frame's place in (0, 1]."""
+        latent = self.encode(centre_crop(picture, self.size), f"{stage}_picture", index)
+        places = np.arange(window, dtype=np.float32) / np.float32(max(window - 1, 1))
+        maps = np.tile(places[:, None, None, None], (1, *latent.shape))
+        maps[0] = latent
+        return maps[None]
+
+    def _start(self, plan: EnhancerPass, frames: Clip, stage: str, timestep: int) -> Array:
+        """The latents of the pass's frames, noised up to `timestep`: [frames, C, h, w]."""
+        latents = self.allocate((len(plan.frames), *self.latent_shape))
+        for position, index in enumerate(plan.frames):
+            clean = self.encode(resized(frames[index], self.size), f"{stage}_frame", position)
+            noise = self.noise.normal(f"{stage}_start", position, 0, clean.shape)
+            latents[position] = noised(self.settings.schedule, timestep, clean, noise)
+        return latents
