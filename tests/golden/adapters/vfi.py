@@ -179,7 +179,7 @@ def process(case: Case) -> Outputs:
     height, width = video.shape[1:3]
     weights, (heads, window) = case.weights(), _structure(case)
     config = ema_vfi_config(ema_vfi_state(weights), heads, window)
-    graph = InterpolatorGraphs(config, weights, width, height).interpolate()
+    graph = InterpolatorGraphs(config, weights, ((width, height),)).interpolate(width, height)
     engine = EagerEngine(graph)
     seen = _watch(graph.module)
     outputs: Outputs = {}
