@@ -19,7 +19,7 @@ demo: $(VENV)/.installed-cpu  ## make a video with the engines that are shipped 
 	@echo "The video is $(CURDIR)/$(OUT)/demo.mp4"
 
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes or gigabytes
 	$(BIN)/pytest -m "slow and not gpu" $(PYTEST_ARGS)
