@@ -8,6 +8,7 @@ from stt2v.engine.errors import ExportError
 
 LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
+OPEN_CLIP_PADDING = "!"  # token 0, with which open_clip fills up what its towers are given
 
 
 def byte_tokenizer(length: int = LENGTH) -> str:
@@ -21,13 +22,18 @@ def byte_tokenizer(length: int = LENGTH) -> str:
     return _fixed_length(tokenizer, vocabulary[END], END, length)
 
 
-def read_tokenizer(path: Path, length: int = LENGTH) -> str:
-    """A published CLIP tokenizer. Raises ExportError when the file is missing or no tokenizer."""
+def read_tokenizer(path: Path, padding: str = END, length: int = LENGTH) -> str:
+    """A published CLIP tokenizer that fills up with the token `padding`.
+
+    Raises ExportError when the file is missing, no tokenizer or without that token.
+    """
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more precise
         raise ExportError(f"{path} is no tokenizer ({error}); run `stt2v pull` again") from error
-    return _fixed_length(tokenizer, tokenizer.token_to_id(END), END, length)
+    if (number := tokenizer.token_to_id(padding)) is None:
+        raise ExportError(f"{path} has no token {padding!r}, expected one of CLIP's tokenizers; run `stt2v pull` again")
+    return _fixed_length(tokenizer, number, padding, length)
 
 
 def _fixed_length(tokenizer: Tokenizer, padding: int, token: str, length: int) -> str:
