@@ -168,6 +168,9 @@ def build_engines(
     size: Annotated[
         str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of the frames. Default: the model's.")
     ] = None,
+    enhancer: Annotated[
+        str | None, typer.Option("--enhancer", help="vid2vid, i2vgen-xl or none. Default: the model's.")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="The folder of the model's weights. Default: what `pull` brought.")
     ] = None,
@@ -183,9 +186,8 @@ def build_engines(
     from stt2v.export.build_model import build_model
 
     with progress_on(sys.stderr) as progress:
-        built = build_model(
-            model, backend, precision, target, _size(size) if size else None, weights, random_weights, out, progress
-        )
+        wanted = _size(size) if size else None
+        built = build_model(model, backend, precision, target, wanted, enhancer, weights, random_weights, out, progress)
     _say(f"{built.directory}: {'built' if built.reasons else 'is current, nothing to do'}")
     for row in built.parity:
         _say(f"  {row.graph}: rel {row.rel:.1e} of fp32, limit {row.limit:g}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from stt2v.engine.errors import UsageError
 from stt2v.engine.models import find_model
+from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.models.model import Model
 from stt2v.engine.progress import Progress
 from stt2v.engine.store import built_set, weight_folder
@@ -21,6 +22,7 @@ def build_model(
     precision: str | None = None,
     target: str | None = None,
     size: tuple[int, int] | None = None,
+    enhancer: str | None = None,
     weights: Path | None = None,
     random_weights: bool = False,
     out: Path | None = None,
@@ -28,13 +30,15 @@ def build_model(
 ) -> BuiltSet:
     """Build (or reuse) the engine set of `model`, in `out` or where the store keeps it.
 
-    Without a precision it is the backend's default, without a target this machine.
+    Without a precision it is the backend's default, without a target this machine, without an enhancer the model's
+    own; a set holds one, or "none".
 
     Raises UsageError, ExportError.
     """
     declared = find_model(model)
     if size is not None:
         declared = resized(declared, *size)
+    declared = replace(declared, enhancing=choose_enhancer(declared, enhancer))
     if weights is None and not (random_weights or declared.toy):
         weights = _pulled(model)
     compiler = compiler_of(backend)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stt2v.engine.media.canvas import cut_size
 from stt2v.engine.models.i2vgen_xl import key_lengths
 from stt2v.engine.models.model import Enhancing, Model
-from stt2v.export.families import ema_vfi, i2vgen_xl, streaming_svd
+from stt2v.export.families import ema_vfi, i2vgen_xl, streaming_svd, streaming_t2v, vid2vid
 from stt2v.export.graph import GraphMaker
-from stt2v.export.tokenizers import byte_tokenizer, read_tokenizer
+from stt2v.export.tokenizers import OPEN_CLIP_PADDING, byte_tokenizer, read_tokenizer
 from stt2v.export.weights.folder import WeightFolder
 
 SEED = 0  # of all random weights
@@ -48,6 +49,23 @@ def _streaming_svd(model: Model, source: WeightFolder | None) -> Recipe:
     return Recipe(streaming_svd.graphs(networks, config), {})
 
 
+def _streaming_t2v(model: Model, source: WeightFolder | None) -> Recipe:
+    config = streaming_t2v.Config(model.chunk, model.conditional, model.height, model.width, model.decode_group)
+    if source:
+        networks = streaming_t2v.load_networks(source.read("streaming-t2v"), source.read("modelscope/unet"))
+    else:
+        structure = streaming_t2v.TOY if model.toy else streaming_t2v.PUBLISHED
+        networks = streaming_t2v.random_networks(structure, SEED)
+    return Recipe(streaming_t2v.graphs(networks, config), {"text_tokenizer.json": _modelscope_tokenizer(source)})
+
+
+def _modelscope_tokenizer(source: WeightFolder | None) -> str:
+    """That of ModelScope, whose text tower is open_clip's, as is vid2vid's."""
+    if source is None:
+        return byte_tokenizer()
+    return read_tokenizer(source.path / "modelscope" / "tokenizer" / "tokenizer.json", OPEN_CLIP_PADDING)
+
+
 def _i2vgen_xl(how: Enhancing, source: WeightFolder | None, toy: bool) -> Recipe:
     networks = i2vgen_xl.TOY if toy else i2vgen_xl.PUBLISHED
     weights: Callable[[str], Mapping[str, object]]
@@ -62,12 +80,26 @@ def _i2vgen_xl(how: Enhancing, source: WeightFolder | None, toy: bool) -> Recipe
     return Recipe(graphs.makers(), {"enhance_tokenizer.json": tokenizer})
 
 
+def _vid2vid(how: Enhancing, source: WeightFolder | None, toy: bool) -> Recipe:
+    if source:
+        parts = ("unet", "text_encoder", "autoencoder")
+        networks = vid2vid.load_networks(*(source.read(f"vid2vid/{part}") for part in parts))
+    else:
+        networks = vid2vid.random_networks(vid2vid.TOY if toy else vid2vid.PUBLISHED, SEED)
+    graphs = vid2vid.Vid2VidGraphs(networks, how.width, how.height, (how.window,))
+    return Recipe(graphs.makers(), {"enhance_tokenizer.json": _modelscope_tokenizer(source)})
+
+
 def _interpolator(model: Model, source: WeightFolder | None) -> Recipe:
-    size = model.enhancing or model
+    size, how = (model.width, model.height), model.enhancing
+    sizes = (size, cut_size(size, (how.width, how.height))) if how else (size,)  # without the enhancer and with it
     config = ema_vfi.TOY if model.toy else ema_vfi.PUBLISHED
     weights = source.read("ema-vfi") if source else ema_vfi.random_weights(config, SEED)
-    return Recipe(ema_vfi.InterpolatorGraphs(config, weights, size.width, size.height).makers(), {})
+    return Recipe(ema_vfi.InterpolatorGraphs(config, weights, sizes).makers(), {})
 
 
-FAMILIES: Mapping[str, Callable[[Model, WeightFolder | None], Recipe]] = {"streaming-svd": _streaming_svd}
-ENHANCERS: Mapping[str, Callable[..., Recipe]] = {"i2vgen-xl": _i2vgen_xl}
+FAMILIES: Mapping[str, Callable[[Model, WeightFolder | None], Recipe]] = {
+    "streaming-svd": _streaming_svd,
+    "streaming-t2v": _streaming_t2v,
+}
+ENHANCERS: Mapping[str, Callable[..., Recipe]] = {"i2vgen-xl": _i2vgen_xl, "vid2vid": _vid2vid}

@@ -62,6 +62,27 @@ class Structure:
         return MemorySpec(self.unet.skip_channels, self.cam_head_width, TEXT_TOKENS, IMAGE_TOKENS)
 
 
+PUBLISHED = Structure(
+    text_encoder={
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+    },
+    tower={
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "image_size": 224,
+        "projection_dim": 1024,
+        "hidden_act": "gelu",
+    },
+    vae=vae_config(128, 256, 512, 512, layers=2, groups=32),
+)
+
 TOY = Structure(
     text_encoder={
         "hidden_size": 16,

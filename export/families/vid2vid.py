@@ -58,6 +58,18 @@ class Structure:
     vae: dict[str, Any]
 
 
+PUBLISHED = Structure(
+    unet=UNetSpec(),
+    text_encoder={
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+    },
+    vae=vae_config(128, 256, 512, 512, layers=2, groups=32),
+)
+
 TOY = Structure(
     unet=UNetSpec((32, 32), (True, False), layers=1, context_width=16, head_width=8, entry_heads=2),
     text_encoder={
