@@ -35,6 +35,7 @@ def generate(
     negative_prompt: str | None = None,
     enhancer: str | None = None,
     interpolate: bool | None = None,
+    first_chunk: str | None = None,
     engines: Path | None = None,
     backend: str | None = None,
     callback_on_step_end: StepCallback | None = None,
@@ -53,6 +54,7 @@ def generate(
         negative_prompt=negative_prompt,
         enhancer=enhancer,
         interpolate=interpolate,
+        first_chunk=first_chunk,
     )
     with Session.open(model, engines, backend) as session:
         chunks = [chunk.frames for chunk in session.generate(request, callback_on_step_end=callback_on_step_end)]

@@ -50,6 +50,10 @@ class RequestFlags:
     no_randomized_blending: Annotated[
         bool, typer.Option("--no-randomized-blending", help="Windows that share no frames: hard cuts between them.")
     ] = False
+    first_chunk: Annotated[
+        str | None,
+        typer.Option("--first-chunk", help="Of streaming-t2v: modelscope, animatediff or svd. The others need `t2i`."),
+    ] = None
     no_interpolate: Annotated[
         bool, typer.Option("--no-interpolate", help="Generate every frame; do not double the rate.")
     ] = False
@@ -71,6 +75,7 @@ class RequestFlags:
             overlap=self.overlap,
             blending=not self.no_randomized_blending,
             interpolate=False if self.no_interpolate else None,
+            first_chunk=self.first_chunk,
         )
 
 

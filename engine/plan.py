@@ -63,6 +63,7 @@ class RunPlan:
     windows: tuple[int, ...]
     interpolate: bool
     prompts: tuple[PromptPart, ...] = ()
+    first_chunk: str | None = None
 
     @property
     def chunk_prompts(self) -> tuple[str, ...]:
@@ -86,6 +87,7 @@ class RunPlan:
             f"{self.model}: {self.num_frames} frames of {self.width}x{self.height}, {length}",
             f"base video: {self.base_frames} frames from {len(self.chunks)} chunks"
             f" (1 first, {later} streaming), {self.generated_frames} generated, {self.steps} denoising steps",
+            *([f"first chunk by {self.first_chunk}, outside the engines"] if self.first_chunk else []),
             *(f"prompt from frame {part.frame} (chunk {part.chunk}): {part.text}" for part in self.prompts),
             *self._enhancing_lines(),
             *(["interpolation: every second frame is made from its neighbours"] if self.interpolate else []),
@@ -116,6 +118,7 @@ def plan_run(model: Model, settings: Settings) -> RunPlan:
     enhancing = settings.enhancing
     clip = max(frames, enhancing.window) if enhancing else frames
     chunks = plan_chunks(clip, model.chunk, model.conditional)
+    first_steps = 0 if settings.first_chunk else model.first.steps
     size = model.width, model.height
     width, height = cut_size(size, (enhancing.width, enhancing.height)) if enhancing else size
     return RunPlan(
@@ -127,11 +130,12 @@ def plan_run(model: Model, settings: Settings) -> RunPlan:
         seed=settings.seed,
         base_frames=frames,
         chunks=chunks,
-        steps=model.first.steps + (len(chunks) - 1) * settings.streaming.steps,
+        steps=first_steps + (len(chunks) - 1) * settings.streaming.steps,
         enhancing=enhancing,
         windows=window_starts(clip, enhancing.window, enhancing.overlap) if enhancing else (),
         interpolate=settings.interpolate,
         prompts=_prompts(model, settings, chunks),
+        first_chunk=settings.first_chunk,
     )
 
 

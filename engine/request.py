@@ -31,6 +31,7 @@ class Settings:
     enhancing: Enhancing | None
     negative_prompt: str | None
     interpolate: bool
+    first_chunk: str | None  # what makes the first chunk in place of the model's own engines
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Request:
     overlap: int | None = None
     blending: bool = True
     interpolate: bool | None = None
+    first_chunk: str | None = None
 
     def resolve(self, model: Model) -> Settings:
         """Fill in the defaults of `model`. Raises UsageError for values it cannot take."""
@@ -81,6 +83,7 @@ class Request:
             enhancing=self._enhancing(model),
             negative_prompt=self.negative_prompt,
             interpolate=_or(self.interpolate, model.interpolate),
+            first_chunk=self._first_chunk(model),
         )
 
     def _check_input(self, model: Model) -> None:
@@ -89,6 +92,16 @@ class Request:
             wanted = " or ".join(f"--{name}" for name in model.inputs)
             came = "only a prompt" if given else "neither a prompt nor an image"
             raise UsageError(f"model {model.name!r} starts from {wanted}, got {came}")
+
+    def _first_chunk(self, model: Model) -> str | None:
+        kind = self.first_chunk
+        if kind is not None and kind not in model.first_chunks:
+            known = ", ".join(model.first_chunks) or "its own only; leave --first-chunk out"
+            raise UsageError(f"first chunk is {kind!r}, those of model {model.name!r} are {known}")
+        if self.image is not None and "image" not in model.inputs and kind != "svd":
+            hint = "; begin with it by --first-chunk svd" if "svd" in model.first_chunks else ""
+            raise UsageError(f"model {model.name!r} starts from --{model.inputs[0]}, got an image too{hint}")
+        return None if kind in model.first_chunks[:1] else kind
 
     def _enhancing(self, model: Model) -> Enhancing | None:
         how = choose_enhancer(model, self.enhancer)

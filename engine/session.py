@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from stt2v.engine.backends.base import Closing, Engine, Frames, Value
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import UsageError
+from stt2v.engine.first_chunk import still
 from stt2v.engine.loop import OnStep
 from stt2v.engine.media.image import fit_image, load_image
 from stt2v.engine.media.tokenizer import Tokenizer
@@ -19,6 +20,9 @@ from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.request import Request, Settings
 from stt2v.engine.store import find_set
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 StepCallback = Callable[["Session", int, float, dict[str, Any]], dict[str, Any]]
 """As in diffusers: (session, step index, timestep, {"latents": ..., "chunk": ...}) -> that dict, latents may change."""
@@ -88,13 +92,18 @@ class Session(Closing):
             self.engines.close()
 
     def _picture(self, settings: Settings, progress: Progress) -> Frames | None:
-        """The picture to start from, where the model takes one and the request has one."""
-        if settings.image is None or "image" not in self.model.inputs:
+        """The picture to start from, where the model takes one: the request's, or one of its prompt."""
+        if "image" not in self.model.inputs:
             return None
-        pixels, word = fit_image(load_image(settings.image), self.model.width, self.model.height, settings.fit)
+        picture = self._still(settings, progress) if settings.image is None else load_image(settings.image)
+        pixels, word = fit_image(picture, self.model.width, self.model.height, settings.fit)
         if word:
             progress.note(word)
         return pixels
+
+    def _still(self, settings: Settings, progress: Progress) -> "Image":
+        progress.note("no image is given: Stable Diffusion XL makes one of the prompt, outside the engines")
+        return still(settings.prompt or "", settings.seed)
 
     def _on_step(self, progress: Progress, callback: StepCallback | None) -> OnStep:
         def on_step(chunk: int, step: int, timestep: float, latents: Value) -> Value:

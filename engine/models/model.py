@@ -49,6 +49,7 @@ class Model:
     fps: float
     seed: int = 33
     inputs: tuple[str, ...] = ("image",)
+    first_chunks: tuple[str, ...] = ()  # what can make the first chunk; the first of them is the model's own engines
     prompt_per_chunk: bool = False  # so that the prompt may change over the video
     latent_channels: int = 4
     downscale: int = 8
@@ -71,7 +72,8 @@ class Model:
         """The declaration kept in an engine set's manifest."""
         parts = {key: _denoising(data[key]) for key in ("first", "streaming")}
         enhancing = Enhancing(**data["enhancing"]) if data["enhancing"] else None
-        return cls(**{**data, **parts, "enhancing": enhancing, "inputs": tuple(data["inputs"])})
+        tuples = {key: tuple(data.get(key, ())) for key in ("inputs", "first_chunks")}
+        return cls(**{**data, **parts, **tuples, "enhancing": enhancing})
 
 
 def _denoising(data: Mapping[str, Any]) -> Denoising:

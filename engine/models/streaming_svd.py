@@ -45,6 +45,7 @@ STREAMING_SVD = Model(
     decode_group=8,
     num_frames=200,
     fps=24.0,
+    inputs=("image", "prompt"),
     first_through_8_bits=True,
     enhancing=I2VGEN_XL,
     interpolate=True,

@@ -28,6 +28,7 @@ STREAMING_T2V = Model(
     num_frames=80,
     fps=8.0,
     inputs=("prompt",),
+    first_chunks=("modelscope", "animatediff", "svd"),
     prompt_per_chunk=True,
     enhancing=VID2VID,
 )

@@ -11,6 +11,7 @@ TINY = replace(
     summary="StreamingSVD at toy width, untrained: shows that everything runs, its pictures are noise",
     width=128,
     height=64,
+    inputs=("image",),
     first=Denoising("karras", 4, (1.0, 3.0)),
     streaming=Denoising("align-your-steps", 4, (1.5, 3.0)),
     num_frames=64,

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stt2v.engine.errors import BackendError, OutOfMemoryError
+from stt2v.engine.errors import BackendError, OutOfMemoryError, UsageError
 from stt2v.engine.first_chunk import first_chunk_frames, still
 from stt2v.engine.media.first_chunk import central_square, nearest, squeezed, with_margins, without_margins
+from stt2v.engine.models.streaming_t2v import STREAMING_T2V
+from stt2v.engine.plan import plan_run
+from stt2v.engine.request import Request
 
 TORCH = """
 float16, float32 = "float16", "float32"
@@ -199,3 +202,29 @@ def test_nearest_is_that_of_torch(side: int, size: tuple[int, int]) -> None:
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2)
     expected = torch.nn.functional.interpolate(planes, size=size[::-1]).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(nearest(frames, size), expected)
+
+
+@pytest.mark.parametrize(("kind", "planned"), [(None, None), ("modelscope", None), ("animatediff", "animatediff")])
+def test_the_plan_knows_who_makes_the_first_chunk(kind: str | None, planned: str | None) -> None:
+    plan = plan_run(STREAMING_T2V, Request(prompt="a cat", first_chunk=kind).resolve(STREAMING_T2V))
+    assert plan.first_chunk == planned
+    assert plan.steps == (len(plan.chunks) - (planned is not None)) * 50
+    assert any("first chunk by" in line for line in plan.lines()) == (planned is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"first_chunk": "zeroscope"}, "modelscope, animatediff, svd"),
+        ({"image": Path("a.png")}, "--first-chunk svd"),
+        ({"image": Path("a.png"), "first_chunk": "animatediff"}, "--first-chunk svd"),
+    ],
+)
+def test_first_chunks_that_cannot_be(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Request(prompt="a cat", **change).resolve(STREAMING_T2V)
+
+
+def test_an_image_is_for_svd() -> None:
+    request = Request(prompt="a cat", image=Path("a.png"), first_chunk="svd")
+    assert request.resolve(STREAMING_T2V).first_chunk == "svd"

@@ -31,7 +31,8 @@ def test_no_flags_leave_everything_to_the_model() -> None:
 def test_every_flag() -> None:
     words = (
         "--prompt=a boat --image=b.jpg --num-frames=9 --seed=7 --fps=12.5 --steps=3 --guidance=1.5:3 --fit=pad"
-        " --negative-prompt=fog --no-enhance --window=16 --overlap=4 --no-randomized-blending --no-interpolate --own=2"
+        " --negative-prompt=fog --no-enhance --window=16 --overlap=4 --no-randomized-blending --no-interpolate"
+        " --first-chunk=svd --own=2"
     )
     request = Request(
         prompt="a boat",
@@ -48,6 +49,7 @@ def test_every_flag() -> None:
         overlap=4,
         blending=False,
         interpolate=False,
+        first_chunk="svd",
     )
     assert spelled(*(f"--{word}" for word in f" {words}".rstrip().split(" --")[1:])) == (request, 2)
 

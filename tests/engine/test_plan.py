@@ -64,7 +64,7 @@ def test_default_run_of_streaming_svd() -> None:
         {"guidance": (1.0, float("inf"))},
         {"fit": "stretch"},
         {"image": None},
-        {"image": None, "prompt": "a cat"},
+        {"first_chunk": "svd"},
         {"window": 8, "overlap": 8},
         {"overlap": -1},
         {"window": 12},
