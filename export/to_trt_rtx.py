@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,12 @@ from stt2v.export.to_onnx import onnx_from_program, save_onnx
 from stt2v.export.weight_file import WeightFile
 
 FUSED_HEAD_WIDTHS = range(16, 257)
-"""Heads for which there is a fused kernel in half precision. Those of I2VGen-XL's image-latent encoder (4 wide) and the
-single one in the middle of an autoencoder (512 wide) are outside and become products and softmax."""
+"""Two heads or more of these widths have a fused kernel in half precision on every target; others may become products
+and softmax: the heads of I2VGen-XL's image-latent encoder (4 wide), and the single head in the middle of an autoencoder
+(512 wide; at toy width 32 or 8)."""
+
+Heads = tuple[int, int]
+"""How many heads an attention has, and their width."""
 
 FIGURES = {
     "activation_bytes": r"Total Activation Memory: (\d+) bytes",
@@ -54,8 +59,8 @@ class TrtRtxCompiler:
     def opened(self, directory: Path, target: str, precision: str) -> Iterator[Compile]:
         def compile_program(program: Program) -> Finish:
             job = _Job(program.spec.name, directory, target, precision)
-            heads = job.translate(program)
-            return lambda: job.build(heads)
+            attentions = job.translate(program)
+            return lambda: job.build(attentions)
 
         yield compile_program
 
@@ -73,28 +78,28 @@ class _Job:
     def folder(self) -> Path:
         return self.directory / f".{self.name}"
 
-    def translate(self, program: Program) -> list[int]:
-        """Write the program as ONNX; returns the head width of each attention."""
+    def translate(self, program: Program) -> list[Heads]:
+        """Write the program as ONNX; returns what attentions it has."""
         model = onnx_from_program(program)
-        heads = head_widths(model)
+        attentions = heads_in(model)
         self.folder.mkdir()
         with WeightFile(self.folder / "weights.bin") as weights:
             save_onnx(model, self.folder / "model.onnx", weights)
-        return heads
+        return attentions
 
-    def build(self, heads: list[int]) -> Compiled:
+    def build(self, attentions: list[Heads]) -> Compiled:
         log = self._run_builder()
         figures = {key: int(found[1]) for key, pattern in FIGURES.items() if (found := re.search(pattern, log))}
         if len(figures) < len(FIGURES):
             raise ExportError(f"graph {self.name!r}: the log of TensorRT-RTX lacks its memory figures; {_tail(log)}")
         fused = len(FUSED.findall(log))
-        fusible = sum(width in FUSED_HEAD_WIDTHS for width in heads)
+        fusible = sum(count > 1 and width in FUSED_HEAD_WIDTHS for count, width in attentions)
         if self.precision == "fp16" and fused < fusible:
             raise ExportError(
                 f"graph {self.name!r}: TensorRT-RTX fused {fused} of {fusible} attentions, expected all; they would be "
                 "slow and take much memory, so write them as scaled dot-product attention that it has a kernel for"
             )
-        notes = {"attentions": len(heads), "fused_attentions": fused, "builder_bytes": figures["builder_bytes"]}
+        notes = {"attentions": len(attentions), "fused_attentions": fused, "builder_bytes": figures["builder_bytes"]}
         shutil.rmtree(self.folder)
         return Compiled(self._engine.name, figures["weight_bytes"], figures["activation_bytes"], notes)
 
@@ -110,20 +115,19 @@ class _Job:
         with path.open("wb") as file:
             status = subprocess.run([*command, *arguments], stdout=file, stderr=file).returncode
         log = path.read_text(encoding="utf-8", errors="replace")
-        if status < 0:
-            raise ExportError(
-                f"graph {self.name!r}: the builder of TensorRT-RTX was ended by signal {-status}, most likely for lack "
-                f"of memory (it takes about four times the weights); {_tail(log)}"
-            )
         if status:
-            raise ExportError(f"graph {self.name!r}: TensorRT-RTX failed for {self.target}; {_tail(log)}")
+            reason = f"was ended by signal {-status}" if status < 0 else "failed"
+            if -status == signal.SIGKILL:
+                reason += ", most likely for lack of memory (it takes about four times the weights)"
+            raise ExportError(f"graph {self.name!r}: TensorRT-RTX {reason} for {self.target}; {_tail(log)}")
         return log
 
 
-def head_widths(model: ir.Model) -> list[int]:
-    """The head width of every attention of an ONNX model."""
+def heads_in(model: ir.Model) -> list[Heads]:
+    """Of every attention of an ONNX model."""
     queries = [node.inputs[0] for node in model.graph if node.op_type == "Attention"]
-    return [int(query.shape.numpy()[-1]) for query in queries if query is not None and query.shape is not None]
+    shapes = [query.shape.numpy() for query in queries if query is not None and query.shape is not None]
+    return [(count, width) for _, count, _, width in shapes]
 
 
 def _tail(log: str) -> str:
