@@ -3,6 +3,7 @@
 It is told a text only, the same for all windows: beside the engines that all enhancers have, one `enhance_conditions`.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ class Vid2Vid(ClipEnhancer):
             self.engines["enhance_conditions"].run({"text": self.text}),
             starts,
             clean,
-            self._step_noise,
+            functools.partial(self._step_noise, noisy.shape[1:]),
         )
         offsets = draw_offsets(self.noise, f"{STAGE}_offset", len(table), starts, settings.window)
         return BlendedClip(noisy, clean, settings.window, starts, offsets, runner)
@@ -77,9 +78,8 @@ class Vid2Vid(ClipEnhancer):
             latents[index] = alpha * latent + sigma * self.noise.normal(f"{STAGE}_start", index, 0, latent.shape)
         return latents
 
-    def _step_noise(self, step: int, first: int, count: int) -> Array:
+    def _step_noise(self, shape: tuple[int, ...], step: int, first: int, count: int) -> Array:
         """Keyed by frame, so that neighbouring windows share it where they overlap."""
-        shape = self.latent_shape
         return np.stack([self.noise.normal(f"{STAGE}_step", first + index, step, shape) for index in range(count)])
 
     def _starts(self, frames: int) -> tuple[int, ...]:

@@ -1,12 +1,11 @@
 """The enhancer MS-Vid2Vid-XL: network, schedule, solver, blending and the pictures at both ends."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from golden.cases import Adapter, Case
 from golden.taps import tapped
@@ -15,9 +14,12 @@ from stt2v.engine.blend import window_starts
 from stt2v.engine.dpm_solver import CosineSchedule, dpm_table, solver_k_sigmas
 from stt2v.engine.media.canvas import content, fitted_size, on_canvas
 from stt2v.engine.media.image import model_image
+from stt2v.engine.models.vid2vid import Vid2VidSettings
+from stt2v.engine.noise import Noise
 from stt2v.engine.stages.decode import to_uint8
-from stt2v.engine.stages.shared_windows import SharedWindows
-from stt2v.engine.stages.windows import BlendedClip
+from stt2v.engine.stages.vid2vid import Vid2Vid
+from stt2v.export.eager import EagerEngine
+from stt2v.export.graph import Graph
 from stt2v.export.models.streaming_t2v_steps import TextConstants, TextNetwork
 from stt2v.export.models.vid2vid import Vid2VidUNet
 from stt2v.export.step import Network, Step, UpdateRule
@@ -66,51 +68,48 @@ def schedule(case: Case) -> Mapping[str, Any]:
     }
 
 
-@dataclass
-class EagerStep:
-    """A guidance pair and its update in PyTorch."""
+class Replay(Noise):
+    """The case's noise of the steps, frame by frame, and its offsets, in place of the product's own."""
 
-    network: Network
-    rule: UpdateRule
+    def __init__(self, case: Case) -> None:
+        super().__init__(0)
+        self.noise = case.outputs["unit_noise"]
+        self.offsets = case.outputs["offsets"].reshape(case.config["steps"], -1)
 
-    def __call__(
-        self, x: Array, coefficients: Array, guidance: Array, conditions: Mapping[str, Any], updates: Mapping[str, Any]
-    ) -> tuple[Array, Array]:
-        arrays = {"x": x, "coefficients": coefficients, "guidance": guidance, **conditions, **updates}
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-        x_next, x0 = Step(self.network, self.rule)(**tensors)
-        return x_next.numpy(), x0.numpy()
+    def normal(self, stage: str, chunk: int, step: int, shape: tuple[int, ...]) -> Array:
+        assert stage == "enhance_step"
+        return frames_second(self.noise[step])[0, chunk]
+
+    def integers(self, stage: str, chunk: int, step: int, low: int, high: int) -> int:
+        offset = int(self.offsets[step, chunk - 1])  # the first window is never cut, and has none
+        assert low <= offset < high
+        return offset
 
 
-def sampled(case: Case, network: Network, conditions: Mapping[str, Any], noisy: Array, start: int) -> dict[str, Any]:
-    """Run the sampler over a clip in randomly blended windows. noisy: [frames, C, h, w]."""
-    config, noise = case.config, case.outputs["unit_noise"]
-    table = dpm_table(CosineSchedule(), config["steps"], start)
-    k_sigmas = solver_k_sigmas(CosineSchedule(), config["steps"], start)
+def sampled(case: Case, network: Network, conditions: Graph, text: Array, noisy: Array, start: int) -> dict[str, Any]:
+    """Run the enhancer over a clip that is noised already. text: what `conditions` takes; noisy: [frames, C, h, w]."""
+    config = case.config
     window = config["chunk_size"]
-    starts = window_starts(len(noisy), window, config["overlap_size"])
-    offsets = case.outputs["offsets"].reshape(config["steps"], -1)
-    latents, clean = (noisy * k_sigmas[0]).astype(np.float32), np.zeros_like(noisy)
+    latents = {name: torch.zeros(window, *noisy.shape[1:]) for name in ("x", "noise", "x0_previous")}
+    context = conditions.module(torch.from_numpy(text))
+    inputs = {"guidance": torch.ones(window), "coefficients": torch.zeros(8), **latents, "context": context}
     rule = UpdateRule(noise=True, previous=True, rescale=config["guide_rescale"])
-    step = EagerStep(network, rule)
-    guidance = np.full(window, config["guide_scale"], np.float32)
-
-    def unit_noise(step: int, first: int, count: int) -> Array:
-        return frames_second(noise[step])[0, first : first + count]
-
-    runner = SharedWindows(step, table, guidance, conditions, starts, clean, unit_noise)
-    from_zero = np.pad(offsets, ((0, 0), (1, 0)))  # the first window is never cut
-    clip = BlendedClip(latents, clean, window, starts, from_zero, runner)
+    step = Graph(f"enhance_{window}_step", Step(network, rule), inputs, ("x_next", "x0"))
+    engines = {graph.name: EagerEngine(graph) for graph in (conditions, step)}
+    settings = Vid2VidSettings(window, config["overlap_size"], config["steps"], start, config["guide_scale"])
+    enhancer = Vid2Vid(engines, text, Replay(case), settings=settings)
+    clip = enhancer.begin(noisy.copy(), window_starts(len(noisy), window, settings.overlap))
+    table = dpm_table(settings.schedule, settings.steps, start)
     estimates, seen = [], []
-    for index in range(config["steps"]):
-        seen.append(latents * table[index, 0])
+    for index in range(settings.steps):
+        seen.append(clip.latents * table[index, 0])
         next(clip.run(index))
-        estimates.append(clean.copy())
+        estimates.append(clip.clean.copy())
     return {
-        "k_sigmas": k_sigmas,
+        "k_sigmas": solver_k_sigmas(settings.schedule, settings.steps, start),
         "offsets": case.outputs["offsets"],
-        "unit_noise": noise,
-        "x": frames_second(latents)[None],
+        "unit_noise": case.outputs["unit_noise"],
+        "x": frames_second(clip.latents)[None],
         "x0_blended": frames_second(np.stack(estimates))[:, None],
         "model_input": frames_second(np.stack(seen))[:, None],
     }
@@ -118,10 +117,13 @@ def sampled(case: Case, network: Network, conditions: Mapping[str, Any], noisy: 
 
 def sampler_unet(case: Case) -> Mapping[str, Any]:
     net = network(case, case_config_of_weights(case))
-    text = torch.cat([case.tensor("negative_y"), case.tensor("y")])
-    context = TextConstants(net)(text).numpy()
+    text = np.concatenate([case.inputs["negative_y"], case.inputs["y"]])
     noisy = frames_second(case.inputs["noise"])[0]
-    return sampled(case, TextNetwork(net), {"context": context}, noisy, case.config["t_max"])
+    return sampled(case, TextNetwork(net), conditions_of(TextConstants(net), text), text, noisy, case.config["t_max"])
+
+
+def conditions_of(module: nn.Module, text: Array) -> Graph:
+    return Graph("enhance_conditions", module, {"text": torch.from_numpy(text)}, ("context",))
 
 
 def case_config_of_weights(case: Case) -> Mapping[str, Any]:
@@ -134,8 +136,15 @@ class ToyNetwork(Network):
 
     def forward(self, x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
         wave = torch.cos(0.5 * torch.arange(x.shape[1], dtype=torch.float32))
-        added = conditions["y"][:, None] * wave
+        added = conditions["context"][:, None] * wave
         return 0.6 * x + 0.3 * torch.sin(2 * x + timestep / 500) + added[..., None, None, None]
+
+
+class AsItIs(nn.Module):
+    """Tells the network the text itself."""
+
+    def forward(self, text: Tensor) -> Tensor:
+        return text
 
 
 def forward_toy(case: Case) -> Mapping[str, Any]:
@@ -149,7 +158,7 @@ def forward_toy(case: Case) -> Mapping[str, Any]:
     alpha, sigma = (values[timestep] for values in (schedule.alphas(), schedule.sigmas()))
     noisy = (alpha * clean + sigma * frames_second(noise)[0]).astype(np.float32)
     halves = np.stack([case.inputs["negative_y"], case.inputs["y"]]).astype(np.float32)
-    result = sampled(case, ToyNetwork(), {"y": halves}, noisy, timestep)
+    result = sampled(case, ToyNetwork(), conditions_of(AsItIs(), halves), halves, noisy, timestep)
     latents = frames_second(result["x"])[0] / scale
     decoded = np.einsum("dc,fchw->fdhw", case.inputs["dec"], latents).repeat(2, axis=2).repeat(2, axis=3)
     return {
