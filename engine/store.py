@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from stt2v.engine.backends import check_backend
+from stt2v.engine.backends import BACKENDS, check_backend
 from stt2v.engine.errors import EngineSetError
 
 SHIPPED = Path(__file__).parent / "sets"
@@ -31,8 +31,9 @@ def find_set(model: str, backend: str | None = None) -> Path:
     """
     if backend is not None:
         check_backend(backend)
-    wanted = backend or "*"
-    built = [path.parent for path in (home() / "engines").glob(f"{model}-*x*-{wanted}-*/manifest.json")]
+    wanted = [backend] if backend else BACKENDS  # sets for other machines may be built here, too
+    patterns = [f"{model}-*x*-{name}-*/manifest.json" for name in wanted]
+    built = [path.parent for pattern in patterns for path in (home() / "engines").glob(pattern)]
     if built:
         return max(built, key=lambda path: (path / "manifest.json").stat().st_mtime)
     shipped = SHIPPED / model
