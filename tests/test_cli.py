@@ -97,6 +97,17 @@ def test_plan_of_fewer_stages(run: Run) -> None:
     assert (planned["width"], planned["height"], planned["enhancing"]) == (1024, 576, None)
 
 
+def test_plan_of_a_prompt(run: Run) -> None:
+    words = ("plan", "--prompt", "a cat", "--model", "streaming-t2v")
+    planned = json.loads(run(*words, "--json")[1])
+    assert (planned["num_frames"], planned["fps"], planned["interpolate"], len(planned["chunks"])) == (80, 8, False, 9)
+    assert (planned["width"], planned["height"], planned["enhancing"]["name"]) == (720, 720, "vid2vid")
+    assert planned["windows"] == [0, 16, 32, 48, 56]
+    assert "enhancer i2vgen-xl" in run(*words, "--enhancer", "i2vgen-xl")[1]
+    assert "enhancer" not in run(*words, "--enhancer", "none")[1]
+    assert "expected one of i2vgen-xl, vid2vid, none" in run(*words, "--enhancer", "esrgan")[2]
+
+
 def test_doctor(run: Run) -> None:
     code, out, _ = run("doctor")
     assert code in (0, 1)
@@ -118,7 +129,7 @@ def test_doctor(run: Run) -> None:
         (["--image", PICTURE, "--steps", "0"], 2, "steps"),
         (["--image", PICTURE, "--guidance", "much"], 2, "--guidance"),
         (["--image", PICTURE, "--fit", "stretch"], 2, "stretch"),
-        (["--image", PICTURE, "--model", "huge"], 2, "streaming-svd, tiny"),
+        (["--image", PICTURE, "--model", "huge"], 2, "streaming-svd, streaming-t2v"),
         (["--image", PICTURE, "--backend", "abacus"], 2, "abacus"),
         (["--image", PICTURE, "--frames", "5"], 2, "--frames"),
         (["--image", "missing.jpg"], 2, "missing.jpg"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stt2v.engine.backends.base import Engine, Frames
+from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models.conditions import Start, open_conditions
@@ -21,8 +22,10 @@ from stt2v.engine.progress import Silent
 from stt2v.engine.request import Request
 from stt2v.engine.run import generate_video
 from stt2v.engine.session import Session
+from stt2v.export.build import build_engine_set
 from stt2v.export.eager import EagerEngine
-from stt2v.export.families.streaming_t2v import TOY, Config, graphs, random_networks
+from stt2v.export.families import vid2vid
+from stt2v.export.families.streaming_t2v import PUBLISHED, TOY, Config, graphs, random_networks
 from stt2v.export.graph import GraphMaker
 from stt2v.export.recipes import recipe_for
 
@@ -203,3 +206,26 @@ def test_i2vgen_xl_follows_too() -> None:
 def test_an_image_alone_is_no_prompt() -> None:
     with pytest.raises(UsageError, match="--prompt"):
         Request(image=Path("photo.jpg")).resolve(STREAMING_T2V)
+
+
+@pytest.mark.slow
+def test_compiled_engines_make_the_same_video(session: Session, tmp_path: Path) -> None:
+    recipe = recipe_for(MODEL, None)
+    build_engine_set(MODEL.to_json(), recipe.graphs, "onnxruntime", "fp32", "cpu", tmp_path / "set", files=recipe.files)
+    with EngineSet.open(tmp_path / "set") as built:
+        assert built.model == MODEL
+        compiled = make(Session(built.model, built, built.tokenizers), enhancer="vid2vid")
+    eager = make(session, enhancer="vid2vid").astype(int)
+    assert np.abs(compiled - eager).max() <= 1  # a rounding error may cost a level
+
+
+@pytest.mark.slow
+def test_published_networks_have_as_many_parameters_as_their_checkpoints() -> None:
+    base, enhancer = (
+        {name: sum(p.numel() for p in part.parameters()) for name, part in vars(networks).items()}
+        for networks in (random_networks(PUBLISHED, 0), vid2vid.random_networks(vid2vid.PUBLISHED, 0))
+    )
+    assert base["first_unet"] == enhancer["unet"] == 1_411_233_860
+    assert base["vae"] == enhancer["vae"] == 83_653_863
+    names = ("unet", "control", "image_tokens", "text_encoder")
+    assert [base[name] for name in names] == [1_480_478_804, 621_981_664, 22_299_904, 340_387_840]

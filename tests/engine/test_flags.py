@@ -56,4 +56,5 @@ def test_every_flag() -> None:
 
 def test_other_spellings() -> None:
     assert spelled("--chunk-size=16", "--overlap-size=4") == (Request(window=16, overlap=4), 1)
+    assert spelled("--enhancer=vid2vid") == (Request(enhancer="vid2vid"), 1)
     assert spelled("--guidance=2")[0].guidance == (2.0, 2.0)
