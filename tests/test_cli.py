@@ -108,6 +108,17 @@ def test_plan_of_a_prompt(run: Run) -> None:
     assert "expected one of i2vgen-xl, vid2vid, none" in run(*words, "--enhancer", "esrgan")[2]
 
 
+def test_plan_of_a_prompt_schedule(run: Run) -> None:
+    words = ("plan", "--prompt", "a cat; 0: it walks; 6s: it sleeps", "--model", "streaming-t2v")
+    parts = json.loads(run(*words, "--json")[1])["prompts"]
+    assert [(part["text"], part["frame"], part["chunk"]) for part in parts] == [
+        ("a cat, it walks", 0, 0),
+        ("a cat, it sleeps", 48, 5),
+    ]
+    assert "prompt from frame 48 (chunk 5): a cat, it sleeps\n" in run(*words)[1]
+    assert "first chunk by svd" in run(*words, "--first-chunk", "svd", "--image", PICTURE)[1]
+
+
 def test_doctor(run: Run) -> None:
     code, out, _ = run("doctor")
     assert code in (0, 1)
@@ -132,6 +143,8 @@ def test_doctor(run: Run) -> None:
         (["--image", PICTURE, "--model", "huge"], 2, "streaming-svd, streaming-t2v"),
         (["--image", PICTURE, "--backend", "abacus"], 2, "abacus"),
         (["--image", PICTURE, "--frames", "5"], 2, "--frames"),
+        (["--prompt", "0: a cat; 80: a dog", "--model", "streaming-t2v"], 2, "0 to 79"),
+        (["--prompt", "a cat", "--model", "streaming-t2v", "--first-chunk", "sora"], 2, "modelscope, animatediff, svd"),
         (["--image", "missing.jpg"], 2, "missing.jpg"),
         (["--image", PICTURE, "--engines", "nowhere"], 1, "nowhere"),
         (["--image", PICTURE, "--output", "no/such/folder/out.mp4"], 1, "no/such/folder"),

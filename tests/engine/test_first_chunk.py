@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stt2v.engine.media.first_chunk import central_square, nearest, squeezed, wi
 from stt2v.engine.models.streaming_t2v import STREAMING_T2V
 from stt2v.engine.plan import plan_run
 from stt2v.engine.request import Request
+from stt2v.engine.session import Session
 
 TORCH = """
 float16, float32 = "float16", "float32"
@@ -228,3 +230,16 @@ def test_first_chunks_that_cannot_be(change: dict[str, Any], said: str) -> None:
 def test_an_image_is_for_svd() -> None:
     request = Request(prompt="a cat", image=Path("a.png"), first_chunk="svd")
     assert request.resolve(STREAMING_T2V).first_chunk == "svd"
+
+
+def test_a_prompt_alone_starts_from_its_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("stt2v.engine.session.still", lambda prompt, seed: gradient(100 + seed, len(prompt) * 20))
+    request = Request(num_frames=1, seed=3, steps=1, enhancer="none", interpolate=False)
+    with Session.open("tiny") as tiny:
+        session = Session(replace(tiny.model, inputs=("image", "prompt")), tiny.engines, tiny.tokenizers)
+        given, made = (
+            next(session.generate(replace(request, **start))).frames
+            for start in ({"image": gradient(103, 100)}, {"prompt": "a cat"})
+        )
+    assert np.array_equal(given, made)
