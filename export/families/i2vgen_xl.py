@@ -99,6 +99,8 @@ TOY = Networks(
     vae=vae_config(4, 8, 8, 8, layers=1, groups=2),
     text_encoder={
         "vocab_size": 258,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_hidden_layers": 3,
