@@ -66,14 +66,14 @@ def measure(video: Path, wanted: FlowName | None, coefficient: float, progress: 
     total = count_frames(video) - 1
     name, flow = _open_flow(wanted)
     frames, again = tee(map(resized, read_frames(video)))
-    progress.stage(f"flow by {name}", total)
+    progress.stage("flow", total)
     return MaweReport(video, name, coefficient, mawe(frames, _flows(again, flow, progress), coefficient))
 
 
 def _flows(frames: Iterator[Frames], flow: Flow, progress: Progress) -> Iterator[Array]:
     for first, second in pairwise(frames):
         yield flow(first, second)
-        progress.advance()
+        progress.advance("flow")
 
 
 def _open_flow(wanted: FlowName | None) -> tuple[str, Flow]:

@@ -4,10 +4,11 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from stt2v.engine.progress import Progress
@@ -38,18 +39,35 @@ class Live:
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
 
     def stage(self, name: str, total: int) -> None:
         """Add the bar of a new stage."""
-        self._task = self._bars.add_task(name, total=total, info="", memory="")
+        self._tasks[name] = self._bars.add_task(name, total=total, info="", memory="")
 
-    def advance(self, steps: int = 1, **info: object) -> None:
-        """Move the bar of the stage that runs."""
-        self._bars.update(self._task, advance=steps, info=_words(info), memory=_peak_memory())
+    def advance(self, name: str, steps: int = 1, **info: object) -> None:
+        """Move the bar of that stage."""
+        self._bars.update(self._tasks[name], advance=steps, info=_words(info), memory=_peak_memory())
 
     def note(self, line: str) -> None:
         """Print the line above the bars."""
         self._bars.console.print(line, markup=False, highlight=False)
+
+
+@dataclass
+class _Count:
+    """How far one stage is; times are the clock's."""
+
+    total: int
+    began: float
+    last: float
+    done: int = 0
+
+    def when(self, now: float) -> str:
+        seconds = now - self.began
+        if self.done >= self.total:
+            return f"took {seconds:.1f} s"
+        return f"{seconds / self.done * (self.total - self.done):.0f} s left" if self.done else ""
 
 
 class Lines:
@@ -58,28 +76,24 @@ class Lines:
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
+        self._counts: dict[str, _Count] = {}
 
     def stage(self, name: str, total: int) -> None:
         """Write that the stage begins."""
-        self._name, self._total, self._done = name, total, 0
-        self._began = self._last = self._clock()
+        now = self._clock()
+        self._counts[name] = _Count(total, now, now)
         self.note(f"{name}: {total} steps")
 
-    def advance(self, steps: int = 1, **info: object) -> None:
+    def advance(self, name: str, steps: int = 1, **info: object) -> None:
         """Count the steps; write a line when the last one is old or the stage is done."""
-        self._done += steps
+        count = self._counts[name]
+        count.done += steps
         now = self._clock()
-        if self._done < self._total and now - self._last < PAUSE:
+        if count.done < count.total and now - count.last < PAUSE:
             return
-        self._last = now
-        parts = (f"{self._name}: {self._done}/{self._total}", _words(info), self._when(now), _peak_memory())
+        count.last = now
+        parts = (f"{name}: {count.done}/{count.total}", _words(info), count.when(now), _peak_memory())
         self.note(", ".join(filter(None, parts)))
-
-    def _when(self, now: float) -> str:
-        seconds = now - self._began
-        if self._done >= self._total:
-            return f"took {seconds:.1f} s"
-        return f"{seconds / self._done * (self._total - self._done):.0f} s left" if self._done else ""
 
     def note(self, line: str) -> None:
         """Write the line as it is."""

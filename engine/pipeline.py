@@ -84,12 +84,21 @@ class Pipeline:
         return parse_prompts(self.settings.prompt).base or self.plan.chunk_prompts[0]
 
     def _on_window_steps(self, number: int, step: int, windows: int) -> None:
-        self.progress.advance(windows, enhancing=number, step=step)
+        self.progress.advance("enhance", windows, enhancing=number, step=step)
 
     def _interpolated(self, frames: Iterable[Frames]) -> Iterator[Frames]:
-        self.progress.stage("interpolate", self.plan.num_frames)
-        for block in interpolate(frames, self.engines[self._interpolator], self.plan.num_frames):
-            self.progress.advance(len(block))
+        total = self.plan.num_frames
+        for block in interpolate(
+            self._announced("interpolate", total, frames), self.engines[self._interpolator], total
+        ):
+            self.progress.advance("interpolate", len(block))
+            yield block
+
+    def _announced(self, stage: str, total: int, frames: Iterable[Frames]) -> Iterator[Frames]:
+        """`frames` as they are; the stage begins when the first of them are there."""
+        for index, block in enumerate(frames):
+            if index == 0:
+                self.progress.stage(stage, total)
             yield block
 
     @property

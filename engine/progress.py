@@ -4,14 +4,14 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Is told about stages, one after the other, and the steps inside each."""
+    """Is told about stages, which may run side by side, and the steps inside each."""
 
     def stage(self, name: str, total: int) -> None:
-        """A stage of `total` steps begins; the one before it has ended."""
+        """The stage `name` of `total` steps begins."""
         ...
 
-    def advance(self, steps: int = 1, **info: object) -> None:
-        """`steps` more steps of this stage are done; `info` says where, such as chunk=2, step=7."""
+    def advance(self, name: str, steps: int = 1, **info: object) -> None:
+        """`steps` more steps of the stage `name` are done; `info` says where, such as chunk=2, step=7."""
         ...
 
     def note(self, line: str) -> None:
@@ -25,7 +25,7 @@ class Silent:
     def stage(self, name: str, total: int) -> None:
         """Ignored."""
 
-    def advance(self, steps: int = 1, **info: object) -> None:
+    def advance(self, name: str, steps: int = 1, **info: object) -> None:
         """Ignored."""
 
     def note(self, line: str) -> None:

@@ -107,7 +107,7 @@ class Session(Closing):
 
     def _on_step(self, progress: Progress, callback: StepCallback | None) -> OnStep:
         def on_step(chunk: int, step: int, timestep: float, latents: Value) -> Value:
-            progress.advance(chunk=chunk, step=step)
+            progress.advance("generate", chunk=chunk, step=step)
             if callback is None:
                 return latents
             result: Value = callback(self, step, timestep, {"latents": latents, "chunk": chunk})["latents"]

@@ -114,10 +114,10 @@ class _Build:
 
     def _engine(self, name: str, stage: Path, compile_program: Compile) -> tuple[EngineEntry, list[Parity]]:
         start = time.monotonic()
-        self.progress.advance(0, graph=name, phase="capture")
+        self.progress.advance("build", 0, graph=name, phase="capture")
         program = self._program(name)
         spec, hashes = program.spec, (program.graph_hash, program.weights_hash)
-        self.progress.advance(0, graph=name, phase="compile", seconds=time.monotonic() - start)
+        self.progress.advance("build", 0, graph=name, phase="compile", seconds=time.monotonic() - start)
         finish = compile_program(program)
         del program  # what follows needs the memory
         gc.collect()
@@ -132,9 +132,9 @@ class _Build:
             round(seconds, 3),
             compiled.notes,
         )
-        self.progress.advance(0, graph=name, phase="parity", seconds=seconds)
+        self.progress.advance("build", 0, graph=name, phase="parity", seconds=seconds)
         parity = [self._parity(name, stage, entry)] if self.check_parity else []
-        self.progress.advance(graph=name, phase="done", seconds=time.monotonic() - start)
+        self.progress.advance("build", graph=name, phase="done", seconds=time.monotonic() - start)
         return entry, parity
 
     def _parity(self, name: str, stage: Path, entry: EngineEntry) -> Parity:
@@ -157,5 +157,5 @@ class _Build:
 
     def _captured_anew(self, name: str) -> Program:
         program = self._program(name)
-        self.progress.advance(graph=name, phase="check")
+        self.progress.advance("check", graph=name, phase="check")
         return program

@@ -4,8 +4,9 @@ The library reads `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` when it is impor
 """
 
 import errno
+import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,24 +99,25 @@ def fetch(remote: Remote, partial: Path, progress: Progress) -> None:
         disable_progress_bars()  # there is one already
         url = hf_hub_url(remote.repository, remote.name, revision=remote.commit)
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        progress.stage(f"{remote.repository}/{remote.name} (MiB)", -(-size // MIB))
-        with _Reporting(raw, progress) as file:
+        stage = f"{remote.repository}/{remote.name} (MiB)"
+        progress.stage(stage, -(-size // MIB))
+        with _Reporting(raw, functools.partial(progress.advance, stage)) as file:
             http_get(url, file, resume_size=raw.tell(), headers=headers, expected_size=size)
 
 
 class _Reporting(io.BufferedWriter):
     """A file that tells, MiB by MiB, how much of it is there."""
 
-    def __init__(self, raw: io.FileIO, progress: Progress) -> None:
+    def __init__(self, raw: io.FileIO, advance: Callable[[int], None]) -> None:
         super().__init__(raw)
-        self._progress = progress
+        self._advance = advance
         self._bytes = raw.tell()
-        progress.advance(self._bytes // MIB)
+        advance(self._bytes // MIB)
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         """Write, and tell."""
         before, self._bytes = self._bytes, self._bytes + len(data)
-        self._progress.advance(self._bytes // MIB - before // MIB)
+        self._advance(self._bytes // MIB - before // MIB)
         return super().write(data)
 
 

@@ -130,7 +130,7 @@ class _Pull:
         for item in items:
             if not self._is_there(item):
                 missing.append(item)
-            self.progress.advance(file=item.target)
+            self.progress.advance("verify", file=item.target)
         self._check_space(missing)
         for item in missing:
             self._make(item)
@@ -253,7 +253,7 @@ class _Pull:
         result = Converted(digests, Fingerprint.of(staged))
         self._write(replace(self.lock, converted={**self.lock.converted, target: result}))
         self._install(staged, target)
-        self.progress.advance()
+        self.progress.advance(f"convert {target}")
 
     def _install(self, staged: Path, target: str) -> None:
         (self.folder / target).parent.mkdir(parents=True, exist_ok=True)

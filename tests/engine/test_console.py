@@ -21,7 +21,7 @@ def lines(total: int, seconds_a_step: float, **info: object) -> list[str]:
     progress = Lines(stream, clock=lambda: next(ticks))
     progress.stage("generate", total)
     for _ in range(total):
-        progress.advance(**info)
+        progress.advance("generate", **info)
     return stream.getvalue().splitlines()
 
 
@@ -46,7 +46,7 @@ def test_no_time_is_foretold_before_the_first_step() -> None:
     ticks = itertools.count(0.0, 60.0)
     progress = Lines(stream, clock=lambda: next(ticks))
     progress.stage("build", 3)
-    progress.advance(0, graph="step", phase="capture")
+    progress.advance("build", 0, graph="step", phase="capture")
     assert stream.getvalue().splitlines()[1].startswith("build: 0/3, graph step phase capture, peak memory ")
 
 
@@ -55,7 +55,7 @@ def test_both_kinds_say_stage_steps_and_notes(stream: io.StringIO) -> None:
     with progress_on(stream) as progress:
         progress.stage("generate", 2)
         progress.note("cut [11%] of the image")
-        progress.advance(2, chunk=1)
+        progress.advance("generate", 2, chunk=1)
     said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
     assert "generate" in said
     assert "2/2" in said

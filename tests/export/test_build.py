@@ -32,7 +32,7 @@ class Listener:
     def stage(self, name: str, total: int) -> None:
         self.stages.append((name, total))
 
-    def advance(self, steps: int = 1, **info: object) -> None:
+    def advance(self, name: str, steps: int = 1, **info: object) -> None:
         self.steps.append((steps, info))
 
     def note(self, line: str) -> None:
