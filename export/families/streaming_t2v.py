@@ -13,9 +13,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from stt2v.engine.solver import COEFFICIENTS
 from stt2v.engine.stages.decode import decode_groups
 from stt2v.export.families.i2vgen_xl import vae_config
+from stt2v.export.families.steps import StepGraphs
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.models.autoencoder import LatentDecoder
 from stt2v.export.models.clip import TextTower
@@ -30,7 +30,7 @@ from stt2v.export.models.streaming_t2v_steps import (
     TextNetwork,
 )
 from stt2v.export.random_weights import random_state
-from stt2v.export.step import Half, Step, Update, UpdateRule
+from stt2v.export.step import UpdateRule
 from stt2v.export.weights.base import State
 from stt2v.export.weights.i2vgen_xl import load_component, original_shapes
 from stt2v.export.weights.modelscope import load_unet
@@ -42,7 +42,6 @@ Module = TypeVar("Module", bound=nn.Module)
 
 FIRST_RULE = UpdateRule(previous=True)
 RULE = UpdateRule(noise=True)
-STEP_OUTPUTS = ("x_next", "x0")
 TEXT_TOKENS, IMAGE_TOKENS = 77, 16
 
 
@@ -181,13 +180,10 @@ class StreamingT2vGraphs:
         """All graphs by name; see `engine/models/streaming_t2v.py` for what the conditions are."""
         makers = (self.text_encoder, self.anchor, self.first_conditions, self.conditions)
         named: dict[str, GraphMaker] = {maker.__name__: maker for maker in makers}
-        for prefix, network, conditions, rule in (
-            ("first_", self._first_network, self._first_inputs, FIRST_RULE),
-            ("", self._streaming_network, self._streaming_inputs, RULE),
-        ):
-            named[f"{prefix}step"] = functools.partial(self.step, prefix, network, conditions, rule)
-            named[f"{prefix}half"] = functools.partial(self.half, prefix, network, conditions)
-            named[f"{prefix}update"] = functools.partial(self.update, prefix, rule)
+        latents = functools.partial(self._latents, self.config.frames)
+        first = StepGraphs("first_", self._first_network, FIRST_RULE, latents, self._first_inputs)
+        later = StepGraphs("", self._streaming_network, RULE, latents, self._streaming_inputs)
+        named |= first.makers() | later.makers()
         for group in sorted(set(decode_groups(self.config.frames, self.config.decode_group)), reverse=True):
             named[f"vae_decode_{group}"] = functools.partial(self.vae_decode, group)
         return named
@@ -218,21 +214,6 @@ class StreamingT2vGraphs:
         module = StreamingConstants(self.networks.unet, self.networks.control)
         return Graph("conditions", module, inputs, ("context", "control_context", "control_embedding"))
 
-    def step(self, prefix: str, network: Any, conditions: Any, rule: UpdateRule) -> Graph:
-        """A step of a chunk: both halves and the update."""
-        inputs = {"x": self._latents(self.config.frames), **self._update_inputs(rule), **conditions(2)}
-        return Graph(f"{prefix}step", Step(network(), rule), inputs, STEP_OUTPUTS)
-
-    def half(self, prefix: str, network: Any, conditions: Any) -> Graph:
-        """One half of a step."""
-        inputs = {"x": self._latents(self.config.frames), "coefficients": _coefficients(), **conditions(1)}
-        return Graph(f"{prefix}half", Half(network()), inputs, ("prediction",))
-
-    def update(self, prefix: str, rule: UpdateRule) -> Graph:
-        """What follows the two halves."""
-        latents = {name: self._latents(self.config.frames) for name in ("x", "uncond", "cond")}
-        return Graph(f"{prefix}update", Update(rule), latents | self._update_inputs(rule), STEP_OUTPUTS)
-
     def vae_decode(self, group: int) -> Graph:
         """The frames of `group` latents that are decoded together; each is decoded by itself."""
         inputs = {"latents": self._latents(group)}
@@ -254,11 +235,6 @@ class StreamingT2vGraphs:
     def _tokens(self, count: int) -> Tensor:
         return torch.zeros(2, count, self.networks.unet.spec.context_width)
 
-    def _update_inputs(self, rule: UpdateRule) -> dict[str, Tensor]:
-        updates = {"noise": rule.noise, "x0_previous": rule.previous}
-        latents = {name: self._latents(self.config.frames) for name, taken in updates.items() if taken}
-        return {"guidance": torch.ones(self.config.frames), "coefficients": _coefficients(), **latents}
-
     def _first_inputs(self, halves: int) -> dict[str, Tensor]:
         return {"context": _context(self.networks.first_unet, halves)}
 
@@ -270,10 +246,6 @@ class StreamingT2vGraphs:
             "control_context": _context(self.networks.control, halves),
             "control_embedding": latents.new_zeros(len(latents), width, *latents.shape[2:]),
         }
-
-
-def _coefficients() -> Tensor:
-    return torch.zeros(len(COEFFICIENTS))
 
 
 def _context(unet: ModelScopeEncoder, halves: int) -> Tensor:

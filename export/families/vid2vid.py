@@ -10,8 +10,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from stt2v.engine.solver import COEFFICIENTS
 from stt2v.export.families.i2vgen_xl import vae_config
+from stt2v.export.families.steps import StepGraphs
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.models.autoencoder import LatentDecoder, LatentEncoder
 from stt2v.export.models.clip import TextTower
@@ -19,7 +19,7 @@ from stt2v.export.models.modelscope_unet import UNetSpec
 from stt2v.export.models.streaming_t2v_steps import TextConstants, TextNetwork
 from stt2v.export.models.vid2vid import DOWN_PADDING, Vid2VidUNet
 from stt2v.export.random_weights import random_state
-from stt2v.export.step import Half, Step, Update, UpdateRule
+from stt2v.export.step import UpdateRule
 from stt2v.export.weights.base import State
 from stt2v.export.weights.i2vgen_xl import load_component, original_shapes
 from stt2v.export.weights.streaming_svd import load_into
@@ -27,7 +27,6 @@ from stt2v.export.weights.structure import shapes_of
 from stt2v.export.weights.vid2vid import load_autoencoder, load_text_tower, load_unet
 
 RULE = UpdateRule(noise=True, previous=True, rescale=0.2)
-STEP_OUTPUTS = ("x_next", "x0")
 TEXT_TOKENS = 77
 SKIPPED_LAYERS = 1  # of the text tower, at its end
 
@@ -114,8 +113,8 @@ class Vid2VidGraphs:
             "enhance_conditions": self.conditions,
         }
         for window in self.windows:
-            for make in (self.step, self.half, self.update):
-                graphs[f"enhance_{window}_{make.__name__}"] = functools.partial(make, window)
+            latents = functools.partial(self._latents, window)
+            graphs |= StepGraphs(f"enhance_{window}_", self._network, RULE, latents, self._conditions).makers()
         return graphs
 
     def text_encoder(self) -> Graph:
@@ -138,21 +137,6 @@ class Vid2VidGraphs:
         inputs = {"text": torch.zeros(2, TEXT_TOKENS, self.networks.unet.spec.context_width)}
         return Graph("enhance_conditions", TextConstants(self.networks.unet), inputs, ("context",))
 
-    def step(self, window: int) -> Graph:
-        """Both guidance halves and the update."""
-        inputs = {"x": self._latents(window), **self._update_inputs(window), "context": self._context(2)}
-        return Graph(f"enhance_{window}_step", Step(self._network(), RULE), inputs, STEP_OUTPUTS)
-
-    def half(self, window: int) -> Graph:
-        """One guidance half."""
-        inputs = {"x": self._latents(window), "coefficients": _coefficients(), "context": self._context(1)}
-        return Graph(f"enhance_{window}_half", Half(self._network()), inputs, ("prediction",))
-
-    def update(self, window: int) -> Graph:
-        """What follows the two halves."""
-        latents = {name: self._latents(window) for name in ("x", "uncond", "cond")}
-        return Graph(f"enhance_{window}_update", Update(RULE), latents | self._update_inputs(window), STEP_OUTPUTS)
-
     def _network(self) -> TextNetwork:
         return TextNetwork(self.networks.unet)
 
@@ -160,16 +144,8 @@ class Vid2VidGraphs:
         scale = 2 ** (len(self.networks.vae.config["block_out_channels"]) - 1)
         return torch.zeros(frames, 4, self.height // scale, self.width // scale)
 
-    def _context(self, halves: int) -> Tensor:
-        return torch.zeros(halves, TEXT_TOKENS, sum(self.networks.unet.site_widths()))
-
-    def _update_inputs(self, window: int) -> dict[str, Tensor]:
-        latents = {name: self._latents(window) for name in ("noise", "x0_previous")}
-        return {"guidance": torch.ones(window), "coefficients": _coefficients(), **latents}
-
-
-def _coefficients() -> Tensor:
-    return torch.zeros(len(COEFFICIENTS))
+    def _conditions(self, halves: int) -> dict[str, Tensor]:
+        return {"context": torch.zeros(halves, TEXT_TOKENS, sum(self.networks.unet.site_widths()))}
 
 
 def toy_graphs(width: int, height: int, windows: Iterable[int], seed: int = 0) -> Vid2VidGraphs:
