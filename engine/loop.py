@@ -20,7 +20,11 @@ OnStep = Callable[[int, int, float, Value], Value]
 
 @dataclass(frozen=True)
 class Loop:
-    """Everything that chunks are made of. `streaming` replaces the model's own settings for the later chunks."""
+    """Everything that chunks are made of.
+
+    streaming: in place of the model's own settings for the later chunks; given: the first chunk where it was made
+    elsewhere, [F, 3, H, W], float32, in [-1, 1].
+    """
 
     model: Model
     engines: Mapping[str, Engine]
@@ -28,6 +32,7 @@ class Loop:
     noise: NoiseSource
     streaming: Denoising
     on_step: OnStep
+    given: Array | None = None
 
     def chunks(self, count: int) -> Iterator[Array]:
         """New frames of `count` chunks: [n, 3, H, W], float32, in [-1, 1].
@@ -45,6 +50,8 @@ class Loop:
 
     def first_chunk(self) -> Array:
         """All frames of the first chunk: [F, 3, H, W]."""
+        if self.given is not None:
+            return self.given
         latents = self._denoise("first_step", 0, self.model.first, self.conditions.first())
         frames = self._decode(latents)
         return through_8_bits(frames) if self.model.first_through_8_bits else frames

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stt2v.engine.backends.base import Engine, Frames
+from stt2v.engine.backends.base import Array, Engine, Frames
 from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
+from stt2v.engine.first_chunk import first_chunk_frames
 from stt2v.engine.loop import Loop, OnStep
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.tokenizer import Tokenizer, Tokens
@@ -18,7 +19,7 @@ from stt2v.engine.plan import RunPlan
 from stt2v.engine.progress import Progress
 from stt2v.engine.prompts import parse_prompts
 from stt2v.engine.request import Settings
-from stt2v.engine.stages.decode import to_uint8
+from stt2v.engine.stages.decode import from_uint8, to_uint8
 from stt2v.engine.stages.enhance import Tools, enhanced, open_enhancer
 from stt2v.engine.stages.interpolate import interpolate
 
@@ -55,10 +56,22 @@ class Pipeline:
     def _base(self, picture: Frames | None, on_step: OnStep) -> Iterator[Frames]:
         start = Start(None if picture is None else model_image(picture), self._texts())
         conditions = open_conditions(self.model, self.engines, start, self.noise)
-        loop = Loop(self.model, self.engines, conditions, self.noise, self.settings.streaming, on_step)
+        loop = Loop(
+            self.model, self.engines, conditions, self.noise, self.settings.streaming, on_step, self._given_chunk()
+        )
         self.progress.stage("generate", self.plan.steps)
         for frames in loop.chunks(len(self.plan.chunks)):
             yield to_uint8(frames)
+
+    def _given_chunk(self) -> Array | None:
+        """The first chunk where another program makes it, as the loop takes it."""
+        how = self.settings
+        if how.first_chunk is None:
+            return None
+        size = self.model.width, self.model.height
+        prompt = self.plan.chunk_prompts[0]
+        frames = first_chunk_frames(how.first_chunk, prompt, how.image, how.seed, self.model.chunk, size)
+        return from_uint8(frames.transpose(0, 3, 1, 2))
 
     def _texts(self) -> list[Tokens]:
         """What each chunk is told, [2, 77], the negative prompt first; nothing where the set reads no text for it."""

@@ -174,6 +174,16 @@ def test_nan_is_never_shown() -> None:
         next(loop(toy).chunks(1))
 
 
+def test_first_chunk_may_come_from_elsewhere() -> None:
+    toy = engines()
+    given = np.linspace(-1, 1, 6 * 3 * 8 * 16, dtype=np.float32).reshape(6, 3, 8, 16)
+    first, second = Loop(**{**vars(loop(toy)), "given": given}).chunks(2)
+    assert np.array_equal(first, given)
+    assert len(second) == 4
+    assert np.array_equal(toy["conditions"].calls[0]["control_frames"], given[-2:])
+    assert not toy["first_step"].calls
+
+
 def test_decode_groups() -> None:
     assert decode_groups(25, 8) == [8, 8, 8, 1]
     assert decode_groups(16, 8) == [8, 8]
