@@ -229,3 +229,17 @@ def test_published_networks_have_as_many_parameters_as_their_checkpoints() -> No
     assert base["vae"] == enhancer["vae"] == 83_653_863
     names = ("unet", "control", "image_tokens", "text_encoder")
     assert [base[name] for name in names] == [1_480_478_804, 621_981_664, 22_299_904, 340_387_840]
+
+
+def test_a_first_chunk_from_elsewhere_is_gone_on_from(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def grey(*arguments: object) -> Frames:
+        asked.append(arguments)
+        return np.full((4, 32, 32, 3), 100, np.uint8)
+
+    monkeypatch.setattr("stt2v.engine.pipeline.first_chunk_frames", grey)
+    frames = make(session, first_chunk="animatediff", seed=5)
+    assert asked == [("animatediff", PROMPT, None, 5, 4, (32, 32))]
+    assert np.abs(frames[:4].astype(int) - 100).max() <= 1
+    assert frames[4:].std() > 1

@@ -42,7 +42,9 @@ def _opened(path: Path) -> Iterator["InputContainer"]:
                 raise InputError(f"file {path} has no pictures, only {_kinds(container)}; give a video")
             yield container
     except (av.FFmpegError, OSError) as error:
-        raise InputError(f"file {path} cannot be read as a video ({error.strerror}); give another, such as an MP4") from error
+        raise InputError(
+            f"file {path} cannot be read as a video ({error.strerror}); give another, such as an MP4"
+        ) from error
 
 
 def _kinds(container: "InputContainer") -> str:
