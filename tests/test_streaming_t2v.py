@@ -14,8 +14,7 @@ from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models.conditions import Start, open_conditions
-from stt2v.engine.models.enhancers import choose_enhancer
-from stt2v.engine.models.model import Denoising, Enhancing, Model
+from stt2v.engine.models.model import Denoising, Enhancing
 from stt2v.engine.models.streaming_t2v import STREAMING_T2V
 from stt2v.engine.noise import Noise
 from stt2v.engine.progress import Silent
@@ -195,12 +194,12 @@ def test_another_enhancer_than_the_set_has_is_refused_with_the_command_that_buil
         session.generate(Request(prompt=PROMPT, window=6))
 
 
-def test_i2vgen_xl_follows_too() -> None:
-    model: Model = replace(MODEL, enhancing=choose_enhancer(MODEL, "i2vgen-xl"))
-    graphs = recipe_for(model, None).graphs
-    assert model.enhancing
-    assert (model.enhancing.width, model.enhancing.window) == (80, 38)
-    assert {"text_encoder", "enhance_image_encoder", "enhance_8_step", "enhance_38_half"} <= set(graphs)
+def test_i2vgen_xl_follows_too(tokenizers: Mapping[str, Tokenizer]) -> None:
+    """Without a picture to begin with, the clip's first frame is what it is told."""
+    model = replace(MODEL, enhancing=Enhancing("i2vgen-xl", 80, 48, window=4, overlap=2, steps=2))
+    frames = make(Session(model, Eager(recipe_for(model, None).graphs), tokenizers), num_frames=5, enhancer=None)
+    assert frames.shape == (5, 48, 48, 3)
+    assert frames.std() > 1
 
 
 def test_an_image_alone_is_no_prompt() -> None:
