@@ -87,9 +87,7 @@ class Step(nn.Module):
         self.network = network
         self.update = Update(rule)
 
-    def forward(
-        self, x: Tensor, guidance: Tensor, coefficients: Tensor, **extra: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, guidance: Tensor, coefficients: Tensor, **extra: Tensor) -> tuple[Tensor, Tensor]:
         names = {"noise", "x0_previous"} & set(extra)
         conditions = {name: value for name, value in extra.items() if name not in names}
         c_in, timestep = coefficients[0], coefficients[1]

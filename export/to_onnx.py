@@ -44,10 +44,10 @@ def onnx_from_program(program: Program) -> ir.Model:
 def _rename_doubles(model: ir.Model) -> None:
     """Give inner values another name where the exporter gave them that of an output."""
     outputs = {value.name for value in model.graph.outputs}
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            if value.name in outputs and not value.is_graph_output():
-                value.name = f"{value.name}_of_{node.name or node.op_type}"
+    inner = (value for node in model.graph.all_nodes() for value in node.outputs)
+    for value in [*model.graph.initializers.values(), *inner]:
+        if value.name in outputs and not value.is_graph_output():
+            value.name = f"{value.name}_inner"
 
 
 def _root(error: BaseException) -> str:
