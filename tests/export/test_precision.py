@@ -1,0 +1,55 @@
+"""What half precision does to tiny's networks."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stt2v.engine.models import find_model
+from stt2v.export.graph import GraphMaker
+from stt2v.export.parity import seeded_inputs
+from stt2v.export.precision import in_precision
+from stt2v.export.recipes import recipe_for
+
+LAYERS = nn.Linear | nn.Conv2d | nn.Conv3d | nn.GroupNorm | nn.LayerNorm
+SLOW = ("step", "half", "first_step", "enhance_8_step", "interpolate_256x128")
+GRAPHS = (
+    "image_encoder",
+    "vae_encode",
+    "conditions",
+    "first_half",
+    "vae_decode_1",
+    "enhance_text_encoder",
+    "enhance_8_conditions",
+    "enhance_8_half",
+    "interpolate_128x64",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Mapping[str, GraphMaker]:
+    return recipe_for(find_model("tiny"), None).graphs
+
+
+@pytest.mark.parametrize("name", [*GRAPHS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_every_layer_is_in_half_precision_and_close(tiny: Mapping[str, GraphMaker], name: str) -> None:
+    graph = tiny[name]()
+    halved = in_precision(graph, "fp16")
+    types: set[torch.dtype] = set()
+
+    def note(module: nn.Module, inputs: object, output: Tensor) -> None:
+        types.add(output.dtype)
+
+    for module in halved.module.modules():
+        if isinstance(module, LAYERS):
+            module.register_forward_hook(note)
+    inputs = {name: torch.from_numpy(np.asarray(value)) for name, value in seeded_inputs(graph).items()}
+    with torch.no_grad():
+        results = [module(**inputs) for module in (halved.module, graph.module)]
+    assert types == {torch.float16}  # a float32 tensor among them would turn all that follows into float32
+    pairs = zip(*((result,) if isinstance(result, Tensor) else result for result in results), strict=True)
+    for rounded, exact in pairs:
+        assert rounded.dtype == torch.float32
+        assert float((rounded - exact).norm() / exact.norm()) < 5e-3
