@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stt2v.engine.solver import COEFFICIENTS
+from stt2v.export.families.steps import StepGraphs
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.models.autoencoder import LatentDecoder, LatentEncoder
 from stt2v.export.models.clip import ImageTower, TextTower
 from stt2v.export.models.i2vgen_xl import I2VGenXLNetwork, WindowConditions
 from stt2v.export.random_weights import random_state
-from stt2v.export.step import Half, Step, Update, UpdateRule
+from stt2v.export.step import UpdateRule
 from stt2v.export.weights.base import State
 from stt2v.export.weights.i2vgen_xl import Config, load_component, original_shapes
 
@@ -141,7 +141,7 @@ class EnhancerGraphs:
     windows: tuple[int, ...]
 
     def makers(self) -> dict[str, GraphMaker]:
-        """All graphs by name; see `engine/stages/enhance.py` for what each is for."""
+        """All graphs by name; see `engine/stages/i2vgen_xl.py` for what each is for."""
         graphs: dict[str, GraphMaker] = {
             "enhance_text_encoder": self.text_encoder,
             "enhance_image_encoder": self.image_encoder,
@@ -149,8 +149,9 @@ class EnhancerGraphs:
             "enhance_vae_decode": self.vae_decode,
         }
         for window in self.windows:
-            for make in (self.conditions, self.step, self.half, self.update):
-                graphs[f"enhance_{window}_{make.__name__}"] = functools.partial(make, window)
+            latents, conditions = functools.partial(self._latents, window), functools.partial(self._conditions, window)
+            graphs[f"enhance_{window}_conditions"] = functools.partial(self.conditions, window)
+            graphs |= StepGraphs(f"enhance_{window}_", self._network, RULE, latents, conditions).makers()
         return graphs
 
     def text_encoder(self) -> Graph:
@@ -185,25 +186,8 @@ class EnhancerGraphs:
         outputs = ("context", "fps_embedding", "image_maps")
         return Graph(f"enhance_{window}_conditions", WindowConditions(self._component("unet")), inputs, outputs)
 
-    def step(self, window: int) -> Graph:
-        """Both guidance halves and the update."""
-        inputs = {"x": self._latents(window), **_update_inputs(window), **self._conditions(window, halves=2)}
-        module = Step(I2VGenXLNetwork(self._component("unet")), RULE)
-        return Graph(f"enhance_{window}_step", module, inputs, ("x_next", "x0"))
-
-    def half(self, window: int) -> Graph:
-        """One guidance half."""
-        inputs = {
-            "x": self._latents(window),
-            "coefficients": torch.zeros(len(COEFFICIENTS)),
-            **self._conditions(window, halves=1),
-        }
-        return Graph(f"enhance_{window}_half", Half(I2VGenXLNetwork(self._component("unet"))), inputs, ("prediction",))
-
-    def update(self, window: int) -> Graph:
-        """What follows the two halves."""
-        latents = {name: self._latents(window) for name in ("x", "uncond", "cond")}
-        return Graph(f"enhance_{window}_update", Update(RULE), latents | _update_inputs(window), ("x_next", "x0"))
+    def _network(self) -> I2VGenXLNetwork:
+        return I2VGenXLNetwork(self._component("unet"))
 
     def _component(self, name: str) -> Any:
         return load_component(name, getattr(self.networks, name), self.weights(name))
@@ -218,10 +202,6 @@ class EnhancerGraphs:
             "fps_embedding": torch.zeros(1, self.networks.time_width),
             "image_maps": self._latents(window)[None],
         }
-
-
-def _update_inputs(window: int) -> dict[str, Tensor]:
-    return {"guidance": torch.ones(window), "coefficients": torch.zeros(len(COEFFICIENTS))}
 
 
 def toy_graphs(width: int, height: int, windows: Iterable[int], seed: int = 0) -> EnhancerGraphs:
