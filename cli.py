@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import sys
 import time
 import traceback
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every error is one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words  # wherever it stands, so that a failed line can be repeated with it at the end
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app([word for word in words if word != "--debug"], prog_name="stt2v", standalone_mode=False) or 0
     except typer.TyperException as error:
@@ -50,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         sys.stderr.write("stt2v: stopped\n")
     return int(code)
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Leave as every error does, through the context managers, which remove what is half-written."""
+    raise SystemExit(128 + number)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -268,3 +269,19 @@ def test_installed_script(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert_one_line(done.stderr)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_leaves_nothing_behind(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    words = ["generate", "--image", str(PICTURE), "--num-frames", "400", "--output", str(tmp_path / "out.mp4")]
+    script = "import sys; from stt2v.cli import main; sys.exit(main(sys.argv[1:]))"
+    with subprocess.Popen([sys.executable, "-c", script, *words], stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if line.startswith("generate:"):
+                break
+        assert [path.suffixes for path in tmp_path.iterdir()] == [[".part", ".mp4"]]
+        run.send_signal(sent)
+        run.communicate(timeout=60)
+    assert run.returncode == code
+    assert not list(tmp_path.iterdir())
