@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 WARM_UP = 0.03  # share of the time in which the learning rate rises
 LAST_RATE = 0.02  # share of the learning rate that is left at the end
-AVERAGING = 0.999  # of the weights' moving average, once it has run in
+AVERAGED = 0.1  # share of the steps so far that the weights' moving average reaches back
 LOG_EVERY = 25  # steps
 SAVE_EVERY = 45.0  # seconds
 
@@ -81,7 +81,7 @@ def fit(name: str, module: Module, loss: Callable[[int], Tensor], run: Run, rate
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        torch._foreach_lerp_(average, parameters, 1 - min(AVERAGING, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(average, parameters, 1 / (1 + AVERAGED * step))
         recent += value.detach()
         step += 1
         if step % LOG_EVERY == 0:
