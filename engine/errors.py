@@ -5,13 +5,11 @@
     │   └── PlanError          the frame arithmetic cannot be done as asked
     ├── InputError             a file the user gave cannot be used; exit code 2
     ├── EngineSetError         an engine set is missing, damaged or does not fit; exit code 1
-    │   └── TrustError         ... or was made by somebody else
     ├── BackendError           a compiled engine failed at run time; exit code 1
     │   └── OutOfMemoryError   ... because memory ran out
     ├── StageError             a stage produced frames that cannot be right (NaN, constant); exit code 1
     ├── OutputError            the video cannot be written; exit code 1
-    ├── ExportError            weights or graphs cannot be converted or compiled; exit code 1
-    └── InterruptedRun         stopped on request, can be resumed; exit code 3
+    └── ExportError            weights or graphs cannot be converted or compiled; exit code 1
 
 Every message says what came, what was expected and what to do, in one line.
 """
@@ -43,10 +41,6 @@ class EngineSetError(Stt2vError):
     """An engine set is missing, damaged or does not fit the request."""
 
 
-class TrustError(EngineSetError):
-    """An engine set was not made by this user's store and is not one of the package's own."""
-
-
 class BackendError(Stt2vError):
     """A compiled engine failed at run time."""
 
@@ -65,9 +59,3 @@ class OutputError(Stt2vError):
 
 class ExportError(Stt2vError):
     """Weights or graphs cannot be converted or compiled."""
-
-
-class InterruptedRun(Stt2vError):
-    """The run was stopped on request and can be resumed."""
-
-    exit_code = 3

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import stt2v
 from stt2v import cli
-from stt2v.engine.errors import InterruptedRun, Stt2vError
+from stt2v.engine.errors import Stt2vError, UsageError
 
 PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
 COMMANDS = ("generate", "build-engines", "pull", "plan", "mawe", "models", "doctor")
@@ -202,7 +202,7 @@ def test_generate_refuses_a_folder_that_is_not_writable(run: Run, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(Stt2vError("went\nwrong"), 1), (InterruptedRun("stopped"), 3), (ZeroDivisionError("oops"), 1)],
+    [(Stt2vError("went\nwrong"), 1), (UsageError("asked too much"), 2), (ZeroDivisionError("oops"), 1)],
 )
 def test_errors_are_one_line_and_debug_shows_more(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
@@ -285,3 +285,51 @@ def test_a_stopped_run_leaves_nothing_behind(sent: signal.Signals, code: int, tm
         run.communicate(timeout=60)
     assert run.returncode == code
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_picture_of_a_folder_does_not_stop_the_others(run: Run, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("a.png", "a.jpg", "c.png"):
+        Image.new("RGB", (128, 64), "navy").save(pictures / name)
+    (pictures / "b.png").write_text("no picture")
+    code, out, err = run("generate", "--image", pictures, "--num-frames", 1, "--no-enhance", "--no-interpolate")
+    assert (code, out) == (2, "out/a.jpg.mp4\nout/a.png.mp4\nout/c.mp4\n")
+    assert err.splitlines()[-1].endswith("1 of 4 pictures could not be used: b.png")
+
+
+@pytest.mark.parametrize("output", ["/proc/out", "file"])
+def test_a_folder_that_cannot_be_made_is_refused(run: Run, tmp_path: Path, output: str) -> None:
+    Path("file").write_text("in the way")
+    Image.new("RGB", (128, 64)).save(tmp_path / "a.png")
+    code, _, err = run("generate", "--image", tmp_path, "-o", output)
+    assert code == 1
+    assert "cannot be made" in err.splitlines()[-1]
+
+
+def test_the_file_carries_what_is_needed_to_make_it_again(run: Run) -> None:
+    import av
+
+    run(
+        "generate",
+        "--image",
+        PICTURE,
+        "--num-frames",
+        2,
+        "--steps",
+        2,
+        "--guidance",
+        "1:2",
+        "--no-enhance",
+        "--seed",
+        5,
+    )
+    with av.open("out.mp4") as file:
+        made = json.loads(file.metadata["comment"])
+    assert made["seed"] == 5
+    assert made["streaming"] == {"schedule": "align-your-steps", "steps": 2, "guidance": [1.0, 2.0]}
+    assert made["enhancing"] is None
+    assert len(made["image"]) == len(made["weights"]) == 64
+    run("generate", "--image", PICTURE, "--num-frames", 1, "--no-enhance", "--no-interpolate", "--no-metadata")
+    with av.open("out.mp4") as file:
+        assert "comment" not in file.metadata
