@@ -6,7 +6,8 @@ from typing import Self
 
 from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.base import Backend, Closing, Engine
-from stt2v.engine.manifest import Manifest, read_manifest, verify
+from stt2v.engine.errors import EngineSetError
+from stt2v.engine.manifest import MANIFEST, REBUILD, Manifest, read_manifest, verify
 from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models.model import Model
 
@@ -19,7 +20,7 @@ class EngineSet(Mapping[str, Engine], Closing):
     def __init__(self, directory: Path, manifest: Manifest, backend: Backend) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.model = Model.from_json(manifest.model)
+        self.model = declared_model(directory, manifest)
         self.tokenizers = {
             name.removesuffix(TOKENIZER): Tokenizer(directory / name)
             for name in manifest.files
@@ -55,3 +56,14 @@ class EngineSet(Mapping[str, Engine], Closing):
         for engine in self._loaded.values():
             engine.close()
         self._loaded.clear()
+
+
+def declared_model(directory: Path, manifest: Manifest) -> Model:
+    """The model that the set in `directory` is of. Raises EngineSetError for a declaration of another stt2v."""
+    try:
+        return Model.from_json(manifest.model)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise EngineSetError(
+            f"{directory / MANIFEST}: declares a model that this stt2v does not understand (built by "
+            f"{manifest.stt2v}); {REBUILD}"
+        ) from exc

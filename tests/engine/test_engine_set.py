@@ -1,0 +1,40 @@
+"""A manifest that another stt2v wrote: whole, with a model declared in other words."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from stt2v.engine.engine_set import EngineSet
+from stt2v.engine.errors import EngineSetError
+from stt2v.engine.manifest import Manifest, write_manifest
+from stt2v.engine.models import find_model
+
+DECLARED = find_model("tiny").to_json()
+
+
+def write(directory: Path, model: Mapping[str, object]) -> None:
+    write_manifest(directory, Manifest("9.9", model, "onnxruntime", "cpu", "fp32", {}, (), {}))
+
+
+def test_declaration_is_read(tmp_path: Path) -> None:
+    write(tmp_path, DECLARED)
+    with EngineSet.open(tmp_path) as engines:
+        assert engines.model == find_model("tiny")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {**DECLARED, "colour": "blue"},
+        {key: value for key, value in DECLARED.items() if key != "first"},
+        {key: value for key, value in DECLARED.items() if key != "width"},
+        {**DECLARED, "streaming": {**DECLARED["streaming"], "guidance": [1.0]}},
+        {**DECLARED, "enhancing": {"name": "vid2vid"}},
+    ],
+    ids=["unknown", "no-first", "no-width", "guidance", "enhancing"],
+)
+def test_other_declaration_is_refused(tmp_path: Path, model: Mapping[str, object]) -> None:
+    write(tmp_path, model)
+    with pytest.raises(EngineSetError, match=r"manifest\.json: declares.*built by 9\.9\); run `stt2v build-engines`"):
+        EngineSet.open(tmp_path)
