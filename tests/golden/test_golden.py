@@ -1,7 +1,9 @@
 """Every golden case below the root folders, computed with the product's code and compared output by output.
 
 The roots are `STT2V_GOLDEN` (default: `../shared/golden`, the reference data, which is no part of a public clone) and
-`tests/data` (our own small regression cases in the same format, always there).
+`tests/data` (our own small regression cases in the same format, always there). Only the default may be missing: a
+folder that was asked for and holds no case is an error, whichever tests are selected. `pytest -ra` shows what is
+skipped and why.
 """
 
 import fnmatch
@@ -18,7 +20,8 @@ from golden import adapters
 from golden.cases import Adapter, Case, Limit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-REFERENCE = Path(os.environ.get("STT2V_GOLDEN", REPOSITORY.parent / "shared" / "golden"))
+GIVEN = os.environ.get("STT2V_GOLDEN")
+REFERENCE = Path(GIVEN) if GIVEN else REPOSITORY.parent / "shared" / "golden"
 ROOTS = {"reference": REFERENCE, "own": REPOSITORY / "tests" / "data"}
 
 ADAPTERS: dict[str, Adapter] = {
@@ -34,7 +37,9 @@ def cases() -> list[pytest.param]:
         for name, root in ROOTS.items()
         for path in sorted(root.rglob("config.json"))
     ]
-    if not REFERENCE.is_dir():
+    if not any(REFERENCE.rglob("config.json")):
+        if GIVEN:
+            raise pytest.Collector.CollectError(f"STT2V_GOLDEN is {GIVEN}: no such folder or no config.json below it")
         reason = f"no reference data at {REFERENCE}; set STT2V_GOLDEN to its folder"
         found.append(pytest.param(None, id="reference", marks=pytest.mark.skip(reason=reason)))
     return found
