@@ -125,9 +125,6 @@ class Config:
     decode_group: int = 8
 
 
-TINY_CONFIG = Config(height=64, width=128)
-
-
 def graphs(networks: Networks, config: Config) -> dict[str, GraphMaker]:
     """All graphs of the family by name."""
     return StreamingSvdGraphs(networks, config).makers()
