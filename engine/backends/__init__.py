@@ -6,17 +6,16 @@ from types import MappingProxyType
 from stt2v.engine.backends.base import Backend
 from stt2v.engine.errors import BackendError, UsageError
 
-BACKENDS = MappingProxyType(
-    {
-        "onnxruntime": ("ort", "cpu"),
-        "fake": ("fake", ""),
-    }
-)
+BACKENDS = MappingProxyType({"onnxruntime": ("ort", "cpu")})
 """Backend name -> (module beside this one, extra that installs what it needs)."""
+
+BUILT_ONLY = ("tensorrt-rtx",)
 
 
 def check_backend(name: str) -> None:
-    """Raise UsageError for the name of a backend that there is not."""
+    """Raise UsageError for the name of a backend that cannot run engines."""
+    if name in BUILT_ONLY:
+        raise UsageError(f"{name} sets can be built here but not run yet; choose one of {', '.join(sorted(BACKENDS))}")
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is not known; choose one of {', '.join(sorted(BACKENDS))}")
 
@@ -36,3 +35,12 @@ def open_backend(name: str, device: str = "cpu") -> Backend:
             f"backend {name!r} needs {exc.name!r}, which is not installed; pip install 'stt2v[{extra}]'"
         ) from exc
     return opened
+
+
+def runs_here(name: str, device: str) -> bool:
+    """Whether this machine can open the backend `name` on `device`."""
+    try:
+        open_backend(name, device)
+    except (UsageError, BackendError):
+        return False
+    return True

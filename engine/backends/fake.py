@@ -51,8 +51,3 @@ class FakeBackend:
 
     def load(self, path: Path, spec: EngineSpec) -> FakeEngine:
         return FakeEngine(spec)
-
-
-def open_on(device: str) -> FakeBackend:
-    """The backend; the device makes no difference."""
-    return FakeBackend()
