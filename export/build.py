@@ -59,7 +59,7 @@ def build_engine_set(
     compiler = find_compiler(backend, target, precision)
     declaration = json.loads(json.dumps(model))  # as it will be read: tuples become lists
     wanted = Manifest(stt2v.__version__, declaration, backend, target, precision, compiler.tools(), (), {})
-    build = _Build(graphs, files, compiler, wanted, progress or Silent(), check_parity and compiler.runs_here)
+    build = _Build(graphs, files, compiler, wanted, progress or Silent(), check_parity and compiler.runs_here(target))
     built, reasons = build.check(directory)
     if built is not None and not reasons:
         return BuiltSet(directory, built, read_parity(directory), ())
@@ -138,7 +138,7 @@ class _Build:
         return entry, parity
 
     def _parity(self, name: str, stage: Path, entry: EngineEntry) -> Parity:
-        engine = open_backend(self.wanted.backend).load(stage / entry.file, entry.spec)
+        engine = open_backend(self.wanted.backend, self.wanted.target).load(stage / entry.file, entry.spec)
         try:
             parity = parity_of(engine, self._graph(name), self.wanted.precision)
         finally:

@@ -33,12 +33,12 @@ graph."""
 class Compiler(Protocol):
     """Makes engine files of one kind, in the first of its precisions by default.
 
-    `runs_here`: this machine can load them, which parity needs.
+    `joins_targets`: one engine can be for several of its targets.
     """
 
     targets: tuple[str, ...]
     precisions: tuple[str, ...]
-    runs_here: bool
+    joins_targets: bool
 
     def tools(self) -> dict[str, str]:
         """The versions of everything that shapes an engine or its parity."""
@@ -46,6 +46,10 @@ class Compiler(Protocol):
 
     def own_target(self) -> str:
         """The target that this machine is. Raises UsageError when it is none of them."""
+        ...
+
+    def runs_here(self, target: str) -> bool:
+        """Whether this machine can load engines for `target`, which parity needs."""
         ...
 
     def opened(self, directory: Path, target: str, precision: str) -> AbstractContextManager[Compile]:
@@ -68,10 +72,10 @@ def compiler_of(backend: str) -> Compiler:
 def find_compiler(backend: str, target: str, precision: str) -> Compiler:
     """The compiler of `backend`. Raises UsageError when it cannot build for `target` in `precision`.
 
-    Several targets joined by "+" ask for engines that run on each of them.
+    Several targets joined by "+" ask for engines that run on each of them, where the compiler can make such.
     """
     compiler = compiler_of(backend)
-    targets = target.split("+")
+    targets = target.split("+") if compiler.joins_targets else [target]
     if len(set(targets)) < len(targets):
         raise UsageError(f"target {target!r} names one twice; name each once")
     asked = [("target", part, compiler.targets) for part in targets]

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from stt2v.engine.backends.ort import runtime
+from stt2v.engine.backends import runs_here
+from stt2v.engine.backends.ort import PROVIDERS, runtime
 from stt2v.export.activations import activation_bytes
 from stt2v.export.capture import Program
 from stt2v.export.compilers import Compile, Compiled, Finish
@@ -16,15 +17,18 @@ from stt2v.export.weight_file import WeightFile
 class OrtCompiler:
     """Writes ONNX files and `weights.bin`."""
 
-    targets = ("cpu",)
+    targets = tuple(PROVIDERS)
     precisions = ("fp32", "fp16")
-    runs_here = True
+    joins_targets = False
 
     def tools(self) -> dict[str, str]:
         return {name: version(name) for name in ("torch", "onnxscript")} | {"onnxruntime": runtime().__version__}
 
     def own_target(self) -> str:
         return "cpu"
+
+    def runs_here(self, target: str) -> bool:
+        return runs_here("onnxruntime", target)
 
     @contextmanager
     def opened(self, directory: Path, target: str, precision: str) -> Iterator[Compile]:

@@ -43,7 +43,7 @@ class TrtRtxCompiler:
 
     targets = ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
     precisions = ("fp16", "fp32")
-    runs_here = False
+    joins_targets = True
 
     def tools(self) -> dict[str, str]:
         return {name: version(name) for name in ("torch", "onnxscript", "tensorrt-rtx")}
@@ -54,6 +54,9 @@ class TrtRtxCompiler:
             found = f"a card of {target}" if target else "no NVIDIA card"
             raise UsageError(f"this machine has {found}: give --target, one or more of {', '.join(self.targets)}")
         return target
+
+    def runs_here(self, target: str) -> bool:
+        return False
 
     @contextmanager
     def opened(self, directory: Path, target: str, precision: str) -> Iterator[Compile]:

@@ -8,8 +8,9 @@ import pytest
 import toys
 from torch import nn
 
-from stt2v.engine.backends import open_backend
-from stt2v.engine.errors import ExportError, UsageError
+from stt2v.engine.backends import open_backend, ort
+from stt2v.engine.engine_set import EngineSet
+from stt2v.engine.errors import BackendError, ExportError, UsageError
 from stt2v.engine.manifest import read_manifest, verify
 from stt2v.engine.parity import read_parity
 from stt2v.export import to_ort
@@ -214,7 +215,8 @@ def test_place_that_cannot_be_written(tmp_path) -> None:
     ("changes", "message"),
     [
         ({"backend": "onyx"}, "'onyx' has no compiler; choose one of onnxruntime"),
-        ({"target": "sm_89"}, "target 'sm_89' cannot be built for onnxruntime; choose one of cpu"),
+        ({"target": "sm_89"}, "target 'sm_89' cannot be built for onnxruntime; choose one of cpu, cuda"),
+        ({"target": "cpu+cuda"}, "target 'cpu[+]cuda' cannot be built for onnxruntime"),
         ({"precision": "fp8"}, "precision 'fp8' cannot be built for onnxruntime"),
     ],
 )
@@ -226,3 +228,14 @@ def test_arguments_that_do_not_fit(tmp_path, changes: dict[str, str], message: s
 def test_graph_listed_under_another_name(tmp_path) -> None:
     with pytest.raises(ExportError, match="'update' is listed as 'other'"):
         build(tmp_path / "toy", {"other": toys.update})
+
+
+def test_set_for_cuda_is_built_without_a_card_and_opened_on_one(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort.runtime(), "get_available_providers", lambda: ["CPUExecutionProvider"])
+    result = build(tmp_path / "toy", target="cuda", precision="fp16")
+    assert result.manifest.target == "cuda"
+    assert result.parity == ()
+    with pytest.raises(BackendError, match="no CUDAExecutionProvider"):
+        EngineSet.open(result.directory)
+    monkeypatch.setattr(ort.runtime(), "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert to_ort.compiler().runs_here("cuda")
