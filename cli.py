@@ -4,6 +4,7 @@ import importlib.util
 import json
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -39,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every error is one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words  # wherever it stands, so that a failed line can be repeated with it at the end
-    signal.signal(signal.SIGTERM, _terminate)
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
         code = app([word for word in words if word != "--debug"], prog_name="stt2v", standalone_mode=False) or 0
     except typer.TyperException as error:
         message = error.format_message().rstrip(".")
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _terminate(number: int, frame: object) -> None:
     """Leave as every error does, through the context managers, which remove what is half-written."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.stderr.write("stt2v: stopped\n")
     raise SystemExit(128 + number)
 
 

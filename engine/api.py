@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stt2v.engine.backends.base import Frames
+from stt2v.engine.media.image import Fit
 from stt2v.engine.models import DEFAULT_MODEL
 from stt2v.engine.request import Request
 from stt2v.engine.session import Session, StepCallback
@@ -30,10 +31,15 @@ def generate(
     model: str = DEFAULT_MODEL,
     num_frames: int | None = None,
     seed: int | None = None,
+    fps: float | None = None,
     steps: int | None = None,
     guidance: tuple[float, float] | None = None,
     negative_prompt: str | None = None,
+    fit: Fit = "crop",
     enhancer: str | None = None,
+    window: int | None = None,
+    overlap: int | None = None,
+    blending: bool = True,
     interpolate: bool | None = None,
     first_chunk: str | None = None,
     engines: Path | None = None,
@@ -49,10 +55,15 @@ def generate(
         image=Path(image) if isinstance(image, str) else image,
         num_frames=num_frames,
         seed=seed,
+        fps=fps,
         steps=steps,
         guidance=guidance,
         negative_prompt=negative_prompt,
+        fit=fit,
         enhancer=enhancer,
+        window=window,
+        overlap=overlap,
+        blending=blending,
         interpolate=interpolate,
         first_chunk=first_chunk,
     )

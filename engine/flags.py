@@ -60,6 +60,8 @@ class RequestFlags:
 
     def request(self) -> Request:
         """The request that they spell. Raises UsageError."""
+        if self.no_enhance and self.enhancer not in (None, NO_ENHANCER):
+            raise UsageError(f"--no-enhance and --enhancer {self.enhancer} are given; leave one of them out")
         return Request(
             prompt=self.prompt,
             image=self.image,

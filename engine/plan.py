@@ -104,10 +104,6 @@ class RunPlan:
             f" {how.overlap}, {how.steps} steps each{keys}"
         ]
 
-    def settings_json(self) -> dict[str, Any]:
-        """What is needed to make the video again."""
-        return {key: getattr(self, key) for key in ("model", "width", "height", "num_frames", "fps", "seed")}
-
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "generated_frames": self.generated_frames}
 

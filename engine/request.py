@@ -1,9 +1,10 @@
 """A request as the user makes it, and the settings it resolves to."""
 
+import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stt2v.engine.errors import UsageError
 from stt2v.engine.media.image import Fit
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
+
+LARGEST_VIDEO = 1_000_000  # frames: a bound on what is planned before any work
+LARGEST_WINDOW = 1000
+MOST_STEPS = 1000  # as many as any of the networks was trained with
+SLOWEST, FASTEST = 0.01, 1000.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,13 @@ class Settings:
     negative_prompt: str | None
     interpolate: bool
     first_chunk: str | None  # what makes the first chunk in place of the model's own engines
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything that shapes the video but the picture itself, which stands as its hash."""
+        settings = asdict(replace(self, image=None))
+        if isinstance(self.image, Path):
+            settings["image"] = hashlib.sha256(self.image.read_bytes()).hexdigest()
+        return settings
 
 
 @dataclass(frozen=True)
@@ -62,11 +75,11 @@ class Request:
         """Fill in the defaults of `model`. Raises UsageError for values it cannot take."""
         self._check_input(model)
         num_frames = _or(self.num_frames, model.num_frames)
-        if num_frames < 1:
-            raise UsageError(f"number of frames is {num_frames}, expected at least 1")
+        if not 1 <= num_frames <= LARGEST_VIDEO:
+            raise UsageError(f"number of frames is {num_frames}, expected 1 to {LARGEST_VIDEO:,}")
         fps = _or(self.fps, model.fps)
-        if not (math.isfinite(fps) and 0 < fps <= 1000):
-            raise UsageError(f"frame rate is {fps:g}, expected more than 0 and at most 1000 frames a second")
+        if not (math.isfinite(fps) and SLOWEST <= fps <= FASTEST):
+            raise UsageError(f"frame rate is {fps:g}, expected {SLOWEST:g} to {FASTEST:g} frames a second")
         seed = _or(self.seed, model.seed)
         if not 0 <= seed <= LARGEST_SEED:
             raise UsageError(f"seed is {seed}, expected a whole number from 0 to {LARGEST_SEED}")
@@ -106,17 +119,23 @@ class Request:
     def _enhancing(self, model: Model) -> Enhancing | None:
         how = choose_enhancer(model, self.enhancer)
         if how is None:
+            if self.window is not None or self.overlap is not None:
+                raise UsageError("a window or overlap is given and no enhancer that has windows; leave one of them out")
             return None
+        if self.overlap and not self.blending:
+            raise UsageError(f"overlap is {self.overlap}, without randomized blending windows share no frames; use one")
         window = _or(self.window, how.window)
         overlap = _or(self.overlap, how.overlap) if self.blending else 0
+        if not 1 < window <= LARGEST_WINDOW:
+            raise UsageError(f"window is {window}, expected 2 to {LARGEST_WINDOW} frames")
         if not 0 <= overlap < window:
             raise UsageError(f"overlap is {overlap} of window {window}, expected 0 to {window - 1}")
         return replace(how, window=window, overlap=overlap)
 
     def _streaming(self, model: Model) -> Denoising:
         steps = _or(self.steps, model.streaming.steps)
-        if steps < 1:
-            raise UsageError(f"number of steps is {steps}, expected at least 1")
+        if not 1 <= steps <= MOST_STEPS:
+            raise UsageError(f"number of steps is {steps}, expected 1 to {MOST_STEPS}")
         guidance = _or(self.guidance, model.streaming.guidance)
         if not all(math.isfinite(value) for value in guidance):
             raise UsageError(f"guidance is {guidance[0]}:{guidance[1]}, expected two finite numbers")

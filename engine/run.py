@@ -1,12 +1,13 @@
 """From a request to a file: the main job of the command line."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stt2v import __version__
-from stt2v.engine.errors import InputError
+from stt2v.engine.errors import InputError, OutputError
+from stt2v.engine.media.image import load_image
 from stt2v.engine.media.video import VideoWriter, check_output
 from stt2v.engine.progress import Progress
 from stt2v.engine.request import Request
@@ -21,11 +22,12 @@ def generate_video(session: Session, request: Request, output: Path, progress: P
     Raises UsageError, InputError, OutputError, StageError, BackendError.
     """
     check_output(output)  # before the input is even read, so that nothing else is said
-    chunks = session.generate(request, progress)
     plan = session.plan(request)
-    tags = {"comment": json.dumps(plan.settings_json() | {"stt2v": __version__})} if metadata else {}
+    if isinstance(request.image, Path):
+        load_image(request.image)  # refused in our words before its hash is taken
+    tags = {"comment": json.dumps(session.settings(request))} if metadata else {}
     with VideoWriter(output, plan.width, plan.height, plan.fps, tags) as writer:
-        for chunk in chunks:
+        for chunk in session.generate(request, progress):
             writer.write(chunk.frames)
     return output
 
@@ -35,12 +37,28 @@ def generate_folder(
 ) -> Iterator[Path]:
     """One video for every picture in `folder`, named after it, in the folder `output`; yields each when it is whole.
 
-    Raises InputError when there is no picture, and what `generate_video` raises.
+    A picture that cannot be used does not stop the others. Raises InputError at the end for those, or at once when
+    there is no picture, and what `generate_video` raises.
     """
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if not pictures:
         raise InputError(f"folder {folder} holds no picture ({', '.join(sorted(PICTURES))}); give another")
-    output.mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
-        target = output / f"{picture.stem}.mp4"
-        yield generate_video(session, replace(request, image=picture), target, progress, metadata)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"folder {output} cannot be made ({error.strerror}); choose another with --output") from error
+    failed = []
+    for picture, name in zip(pictures, _names(pictures), strict=True):
+        try:
+            yield generate_video(session, replace(request, image=picture), output / name, progress, metadata)
+        except InputError as error:
+            failed.append(picture.name)
+            progress.note(str(error))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(pictures)} pictures could not be used: {', '.join(failed)}")
+
+
+def _names(pictures: Sequence[Path]) -> list[str]:
+    """The file names of their videos: those that differ by their suffix only keep it."""
+    stems = Counter(picture.stem for picture in pictures)
+    return [f"{picture.stem if stems[picture.stem] == 1 else picture.name}.mp4" for picture in pictures]

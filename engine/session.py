@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from stt2v import __version__
 from stt2v.engine.backends.base import Closing, Engine, Frames, Value
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import UsageError
@@ -68,6 +69,13 @@ class Session(Closing):
         """What `request` comes to. Raises UsageError before any work."""
         return plan_run(self.model, request.resolve(self.model))
 
+    def settings(self, request: Request) -> dict[str, Any]:
+        """What is needed to make the video of `request` again, as it is kept in the file."""
+        made = {"stt2v": __version__, "model": self.model.name, "width": self.model.width, "height": self.model.height}
+        if isinstance(self.engines, EngineSet):
+            made["weights"] = self.engines.manifest.weights_hash
+        return made | request.resolve(self.model).to_json()
+
     def generate(
         self,
         request: Request,
@@ -76,7 +84,8 @@ class Session(Closing):
     ) -> Iterator[Chunk]:
         """The video of `request`, chunk by chunk, exactly as many frames as were asked for.
 
-        Arguments are checked here and now; work begins with the first chunk taken.
+        Arguments are checked and the picture is read, or made of the prompt, here and now; the other work begins
+        with the first chunk taken.
         Raises UsageError, InputError, StageError, BackendError.
         """
         settings = request.resolve(self.model)

@@ -78,7 +78,7 @@ def _rgb(picture: "Image") -> "Image":
 
 def size_at_height(size: tuple[int, int], height: int) -> tuple[int, int]:
     """(width, height) of a picture scaled to `height`, with the reference's rounding."""
-    return int(size[0] * (height / size[1])), height
+    return max(1, int(size[0] * (height / size[1]))), height
 
 
 def fit_image(picture: "Image", width: int, height: int, fit: Fit) -> tuple[Frames, str]:

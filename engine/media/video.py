@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # x264 makes other bits with another number of threads; a fixed one makes files comparable between machines.
 THREADS = 4
 QUALITY = "17"
+LONGEST_NAME = 255  # bytes, on every file system of Linux
 
 
 class VideoWriter:
@@ -32,7 +33,10 @@ class VideoWriter:
         check_output(path)
         self.path = path
         self.frames = 0
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".part.mp4", dir=path.parent)
+        try:
+            handle, name = tempfile.mkstemp(prefix=".stt2v-", suffix=".part.mp4", dir=path.parent)
+        except OSError as error:
+            raise self._failure(error) from error
         os.close(handle)
         self._temporary = Path(name)
         try:
@@ -109,6 +113,8 @@ def check_output(path: Path) -> None:
     """Raise unless an MP4 can be made at `path`."""
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"output is {path}, expected a file name that ends in .mp4")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise UsageError(f"name of the output is {len(os.fsencode(path.name))} bytes long, at most {LONGEST_NAME} fit")
     if path.is_dir():
         raise UsageError(f"output {path} is a folder, expected the name of an MP4 file")
     if not path.parent.is_dir():

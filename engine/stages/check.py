@@ -10,9 +10,8 @@ def check_frames(stage: str, frames: Array) -> Array:
     """`frames` as they are. Raises StageError when they hold NaN or infinity, or one value only."""
     if not np.isfinite(frames).all():
         raise StageError(
-            f"stage {stage} made NaN or infinite values; check its engine with `stt2v engines verify`, or build the "
-            "engine set in a higher precision"
+            f"stage {stage} made NaN or infinite values; build the engine set again, or in a higher precision"
         )
     if frames.size and frames.min() == frames.max():
-        raise StageError(f"stage {stage} made frames of one single value; check its engine with `stt2v engines verify`")
+        raise StageError(f"stage {stage} made frames of one single value; build its engine set again")
     return frames

@@ -56,6 +56,12 @@ def test_picture_of_the_right_shape_is_resized_like_the_reference() -> None:
     assert np.array_equal(pixels, np.asarray(picture.resize((128, 72), Image.Resampling.BICUBIC)))
 
 
+def test_slivers_are_fitted() -> None:
+    for size in ((64, 5000), (5000, 64)):
+        for fit in ("crop", "pad"):
+            assert fit_image(gradient(*size), 128, 72, fit)[0].shape == (72, 128, 3)
+
+
 def test_model_image_range() -> None:
     values = model_image(np.array([[[0, 127, 255]]], np.uint8))
     assert values.shape == (1, 3, 1, 1)
@@ -147,6 +153,8 @@ def test_impossible_places_are_refused(tmp_path: Path) -> None:
         (tmp_path / "video.avi", UsageError),
         (tmp_path / "folder.mp4", UsageError),
         (tmp_path / "gone" / "video.mp4", OutputError),
+        (tmp_path / ("long" * 63 + ".mp4"), UsageError),
+        (Path("/proc/video.mp4"), OutputError),
     ]:
         with pytest.raises(error):
             VideoWriter(path, 48, 32, 8, {})

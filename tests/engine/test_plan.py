@@ -68,6 +68,13 @@ def test_default_run_of_streaming_svd() -> None:
         {"window": 8, "overlap": 8},
         {"overlap": -1},
         {"window": 12},
+        {"num_frames": 10**12},
+        {"fps": 0.0001},
+        {"steps": 1001},
+        {"window": 10**9},
+        {"enhancer": "none", "window": 8},
+        {"enhancer": "none", "overlap": 99},
+        {"blending": False, "overlap": 5},
     ],
 )
 def test_values_that_cannot_be_are_refused(change: dict[str, object]) -> None:
