@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from stt2v.export.random_weights import recipe
+from stt2v.export.weights.base import take
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -54,9 +55,13 @@ class Case:
     def weights(self, entry: str = "weights", config: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """The tensors of a `weights*` entry under their original names, whatever its source.
 
-        `config` is the part of the configuration that holds the entry, when it is not the top level.
+        The file of `weights` may be given as `weights_path`, that of `weights_X` as `weights_of_X`; an entry that is
+        absent is the folder's own file. `config` is the part of the configuration that holds the entry, when it is not
+        the top level.
         """
-        source = (self.config if config is None else config).get(entry)
+        entries = self.config if config is None else config
+        path_entry = "weights_path" if entry == "weights" else entry.replace("weights_", "weights_of_", 1)
+        source = entries.get(entry, entries.get(path_entry))
         if source is None:
             return _tensors(load_file(self.folder / "weights.safetensors"))
         if isinstance(source, str):
@@ -85,6 +90,13 @@ class Case:
                 if path.is_file():
                     return {k: {"shape": list(v.shape)} for k, v in load_file(path).items()}
         raise LookupError(f"{self.folder}: no case beside it lists the keys of {source}")
+
+
+def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below `prefix`, of which stored keys may lack leading names, under the rest of their keys."""
+    names = prefix.split(".")
+    suffixes = (".".join(names[index:]) for index in range(len(names) - 1))
+    return next(filter(None, (take(weights, suffix) for suffix in suffixes)), {})
 
 
 def _manifests(config: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:

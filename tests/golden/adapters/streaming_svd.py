@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
 
-from golden.cases import Adapter, Case
+from golden.cases import Adapter, Case, part
 from golden.taps import numbered, tapped
 from stt2v.engine.stages.decode import decode_groups
 from stt2v.export.models.control_branch import ControlBranch
@@ -16,10 +17,11 @@ from stt2v.export.models.streaming_unet import StreamingNetwork, embed_vector
 from stt2v.export.models.temporal_vae import LATENT_SCALE, TemporalDecoder
 from stt2v.export.models.video_transformer import sinusoid
 from stt2v.export.models.video_unet import VideoUNet
-from stt2v.export.weights.base import take
 from stt2v.export.weights.streaming_svd import (
+    HEAD_WIDTH,
     IMAGE_ENCODER,
     TOWER,
+    TOWER_HEAD_WIDTH,
     load_cam,
     load_control_branch,
     load_decoder,
@@ -33,19 +35,30 @@ Outputs = Mapping[str, Any]
 
 def unet_of(case: Case, entry: str, config: Mapping[str, Any]) -> VideoUNet:
     """The UNet whose weights are named by `entry` of `config`, a part of the case's configuration."""
-    head_widths = config["unet"]["num_head_channels"], config["merger_attention_head_dim"]
-    return load_unet(case.weights(entry, config), *head_widths)
+    cam_head_width = config.get("merger_attention_head_dim", HEAD_WIDTH)
+    return load_unet(case.weights(entry, config), head_width(config), cam_head_width)
 
 
 def control_of(case: Case, entry: str, config: Mapping[str, Any]) -> ControlBranch:
-    return load_control_branch(case.weights(entry, config), config["unet"]["num_head_channels"])
+    return load_control_branch(case.weights(entry, config), head_width(config))
+
+
+def head_width(config: Mapping[str, Any]) -> int:
+    """Of the UNet and the control branch; keys and shapes do not tell it."""
+    return int(config.get("unet", {}).get("num_head_channels", HEAD_WIDTH))
+
+
+def tower_of(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> CLIPVisionModelWithProjection:
+    """The tower of a conditioner of which `config` is the configuration."""
+    head_width = config.get("clip", {}).get("vision_head_width", TOWER_HEAD_WIDTH)
+    return load_tower(part(weights, TOWER), head_width)
 
 
 def cam_cross_attention(case: Case) -> Outputs:
     sample, control = case.tensor("sample"), case.tensor("conditioning")
     frames = case.outputs["norm_BCFHW"].shape[2]
     height, width = sample.shape[2:]
-    cam = load_cam(case.weights(), case.config["attention_head_dim"])
+    cam = load_cam(case.weights(), case.config.get("attention_head_dim", HEAD_WIDTH))
     names = {"norm": "norm_BCFHW", "proj_in": "proj_in_BHW_F_C", "proj_out": "proj_out_BHW_F_C"}
     parts = {name: getattr(cam, part) for part, name in names.items()} | {"attention_BHW_F_C": cam.attention}
     with tapped(parts) as outputs:
@@ -145,11 +158,9 @@ def streaming_wrapper(case: Case) -> Outputs:
 def conditioner(case: Case) -> Outputs:
     config, image = case.config, case.tensor("image")
     weights = case.weights()
-    prefix = config.get("weights", {}).get("recipe_prefix", "conditioner.")
-    tower_weights = take(weights, TOWER.removeprefix(prefix))
-    tower = load_tower(tower_weights, config["clip"]["vision_head_width"])
+    tower = tower_of(weights, config)
     size = tower.config.image_size
-    encoder = load_image_encoder(take(weights, IMAGE_ENCODER.removeprefix(prefix)))
+    encoder = load_image_encoder(part(weights, IMAGE_ENCODER))
     embedding = ImageEncoder(tower, *image.shape[2:])(image)
     moments = encoder.moments(case.tensor("cond_frames"))
     mode = encoder(case.tensor("cond_frames"))

@@ -32,7 +32,7 @@ def frames_second(video: Any) -> Any:
 
 
 def network(case: Case, config: Mapping[str, Any]) -> Vid2VidUNet:
-    return load_unet(case.weights("weights_path"), config["head_dim"])
+    return load_unet(case.weights(), config["head_dim"])
 
 
 def unet(case: Case) -> Mapping[str, Any]:
@@ -128,7 +128,7 @@ def conditions_of(module: nn.Module, text: Array) -> Graph:
 
 def case_config_of_weights(case: Case) -> Mapping[str, Any]:
     """The configuration of the case whose weights this one uses; head widths are there."""
-    return Case((case.folder / case.config["weights_path"]).parent).config
+    return Case((case.folder / case.config.get("weights_path", "weights.safetensors")).parent).config
 
 
 class ToyNetwork(Network):
