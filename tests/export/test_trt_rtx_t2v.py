@@ -21,7 +21,6 @@ from stt2v.export.precision import in_precision
 from stt2v.export.recipes import recipe_for
 
 TARGET = "sm_86+sm_89+sm_120"
-WIDER = {"context_width": 32, "head_width": 16}  # the toys' heads are 8 wide: nothing to fuse
 LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.GroupNorm | nn.LayerNorm
 QUICK = ("step", "enhance_4_half")
 ATTENTIONS = {
@@ -49,12 +48,13 @@ ATTENTIONS = {
 
 @pytest.fixture(scope="module")
 def makers() -> Mapping[str, GraphMaker]:
+    """The toys with heads of 16; their own are 8 wide, which leaves nothing to fuse."""
     base, enhancer = streaming_t2v.TOY, vid2vid.TOY
     texts, tower = ({**config, "hidden_size": 32} for config in (base.text_encoder, base.tower))
     tower["projection_dim"] = 32
-    wide = replace(base, unet=replace(base.unet, **WIDER), text_encoder=texts, tower=tower)
+    wide = replace(base, unet=replace(base.unet, context_width=32, head_width=16), text_encoder=texts, tower=tower)
     texts = {**enhancer.text_encoder, "hidden_size": 32}
-    wide_enhancer = replace(enhancer, unet=replace(enhancer.unet, **WIDER), text_encoder=texts)
+    wide_enhancer = replace(enhancer, unet=replace(enhancer.unet, context_width=32, head_width=16), text_encoder=texts)
     config = streaming_t2v.Config(frames=4, conditional=2, height=32, width=48, decode_group=4)
     networks = vid2vid.random_networks(wide_enhancer, 0)
     graphs = streaming_t2v.graphs(streaming_t2v.random_networks(wide, 0), config)
