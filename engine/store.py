@@ -1,10 +1,15 @@
 """Where engine sets are kept: those the package ships, and those built on this machine."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stt2v.engine.backends import BACKENDS, check_backend
+from stt2v.engine.backends import BACKENDS, check_backend, runs_here
 from stt2v.engine.errors import EngineSetError
+from stt2v.engine.manifest import MANIFEST
+from stt2v.engine.models import MODELS, find_model
+from stt2v.engine.models.enhancers import choose_enhancer
+from stt2v.engine.models.model import Enhancing, Model
 
 SHIPPED = Path(__file__).parent / "sets"
 
@@ -14,9 +19,21 @@ def home() -> Path:
     return Path(os.environ.get("STT2V_HOME") or Path.home() / ".cache" / "stt2v")
 
 
-def built_set(model: str, backend: str, target: str, precision: str, width: int, height: int) -> Path:
-    """Where the engine set of these properties is built."""
-    return home() / "engines" / f"{model}-{width}x{height}-{backend}-{target}-{precision}"
+def built_set(model: Model, backend: str, target: str, precision: str, random: bool = False) -> Path:
+    """Where the engine set of these properties is built; one with `random` weights never takes a real one's place."""
+    words = [_stem(model), backend, target, precision, *_suffixes(model.enhancing, MODELS[model.name])]
+    return home() / "engines" / "-".join([*words, "random"] if random else words)
+
+
+def _stem(model: Model) -> str:
+    return f"{model.name}-{model.width}x{model.height}"
+
+
+def _suffixes(enhancing: Enhancing | None, model: Model) -> list[str]:
+    """What the name of a set says of its enhancer: nothing of the model's own."""
+    if enhancing == model.enhancing:
+        return []
+    return [enhancing.name if enhancing else "noenhancer"]
 
 
 def weight_folder(model: str) -> Path:
@@ -24,22 +41,40 @@ def weight_folder(model: str) -> Path:
     return home() / "weights" / model
 
 
-def find_set(model: str, backend: str | None = None) -> Path:
-    """The newest engine set of `model` built here, else the shipped one.
+def find_set(model: str, backend: str | None = None, enhancer: str | None = None) -> Path:
+    """The newest engine set of `model` built here that this machine can run, else the shipped one.
 
-    Raises UsageError for an unknown backend, EngineSetError with the command that makes a set where there is none.
+    It has the model's own size, trained weights (a toy's are random), and the model's own enhancer unless another
+    one is named; for "none" a set without any does, too. Any other set is for `--engines DIR`.
+
+    Raises UsageError for an unknown backend or enhancer, EngineSetError with the command that makes a set where there
+    is none.
     """
     if backend is not None:
         check_backend(backend)
-    wanted = [backend] if backend else BACKENDS  # sets for other machines may be built here, too
-    patterns = [f"{model}-*x*-{name}-*/manifest.json" for name in wanted]
-    built = [path.parent for pattern in patterns for path in (home() / "engines").glob(pattern)]
+    declared = find_model(model)
+    chosen = choose_enhancer(declared, enhancer)
+    fitting = [chosen] if chosen else [None, declared.enhancing]
+    built = [path for name in ([backend] if backend else BACKENDS) for path in _built(declared, name, fitting)]
     if built:
-        return max(built, key=lambda path: (path / "manifest.json").stat().st_mtime)
+        return max(built, key=lambda path: (path / MANIFEST).stat().st_mtime)
     shipped = SHIPPED / model
-    if (shipped / "manifest.json").is_file() and backend in (None, "onnxruntime"):
+    if (shipped / MANIFEST).is_file() and backend in (None, "onnxruntime") and declared.enhancing in fitting:
         return shipped
-    option = f" --backend {backend}" if backend else ""
+    options = f" --backend {backend}" if backend else ""
+    if chosen and chosen != declared.enhancing:
+        options += f" --enhancer {chosen.name}"
     raise EngineSetError(
-        f"no engine set of model {model!r} is built here; make one with `stt2v build-engines --model {model}{option}`"
+        f"no engine set of model {model!r} is built here; make one with `stt2v build-engines --model {model}{options}`"
     )
+
+
+def _built(model: Model, backend: str, fitting: Sequence[Enhancing | None]) -> Iterator[Path]:
+    """The sets in the store with a fitting enhancer that run here."""
+    wanted = [_suffixes(enhancing, model) for enhancing in fitting]
+    stem = f"{_stem(model)}-{backend}-"
+    for manifest in (home() / "engines").glob(f"{stem}*/{MANIFEST}"):
+        target, _, rest = manifest.parent.name.removeprefix(stem).partition("-")
+        _, *suffixes = rest.split("-", 1)
+        if suffixes in wanted and runs_here(backend, target):
+            yield manifest.parent

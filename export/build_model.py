@@ -14,6 +14,7 @@ from stt2v.export.compilers import compiler_of
 from stt2v.export.recipes import recipe_for
 
 GRANULE = 64  # a side must be a multiple: eight pixels a latent pixel, halved three times
+NOISE = "random weights: its frames are noise"
 
 
 def build_model(
@@ -31,7 +32,7 @@ def build_model(
     """Build (or reuse) the engine set of `model`, in `out` or where the store keeps it.
 
     Without a precision it is the backend's default, without a target this machine, without an enhancer the model's
-    own; a set holds one, or "none".
+    own; a set holds one, or "none". A set of random weights lies apart from the real one.
 
     Raises UsageError, ExportError.
     """
@@ -41,10 +42,13 @@ def build_model(
     declared = replace(declared, enhancing=choose_enhancer(declared, enhancer))
     if weights is None and not (random_weights or declared.toy):
         weights = _pulled(model)
+    random = weights is None and not declared.toy
+    if random:
+        declared = replace(declared, warning=NOISE)
     compiler = compiler_of(backend)
     precision = precision or compiler.precisions[0]
     target = target or compiler.own_target()
-    directory = out or built_set(model, backend, target, precision, declared.width, declared.height)
+    directory = out or built_set(declared, backend, target, precision, random)
     recipe = recipe_for(declared, weights)
     if progress and declared.interpolate and not any(name.startswith("interpolate") for name in recipe.graphs):
         progress.note(f"{weights} has no interpolator: these engines need `generate --no-interpolate`")

@@ -437,6 +437,19 @@ def test_build_engines_takes_what_was_pulled(tmp_path: Path, monkeypatch: pytest
     assert any("--no-interpolate" in line for line in notes.lines)
 
 
+def test_random_weights_lie_apart_and_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STT2V_HOME", str(tmp_path))
+    monkeypatch.setattr(build_model, "recipe_for", lambda model, weights: recipes.Recipe({}, {}))
+    made: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        build_model, "build_engine_set", lambda model, *words, **named: made.append((words[4].name, model["warning"]))
+    )
+    build_model.build_model("streaming-svd", enhancer="none", random_weights=True)
+    assert made == [
+        ("streaming-svd-1024x576-onnxruntime-cpu-fp32-noenhancer-random", "random weights: its frames are noise")
+    ]
+
+
 def test_recipe_of_a_folder_without_interpolator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = recipes.Recipe({}, {})
     monkeypatch.setattr(recipes, "FAMILIES", {"streaming-svd": lambda model, source: empty})
