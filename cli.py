@@ -152,7 +152,7 @@ def generate(
     declared = find_model(model)
     plan_run(declared, request.resolve(declared))  # a wrong argument is told before a missing engine set
     files = []
-    with Session.open(model, engines, backend) as session, progress_on(sys.stderr) as progress:
+    with Session.open(model, engines, backend, request.enhancer) as session, progress_on(sys.stderr) as progress:
         for path in _videos(session, request, output, progress, not no_metadata):
             files.append(str(path))
             if not as_json:

@@ -67,6 +67,6 @@ def generate(
         interpolate=interpolate,
         first_chunk=first_chunk,
     )
-    with Session.open(model, engines, backend) as session:
+    with Session.open(model, engines, backend, enhancer) as session:
         chunks = [chunk.frames for chunk in session.generate(request, callback_on_step_end=callback_on_step_end)]
         return Video((np.concatenate(chunks),), session.plan(request).fps)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from stt2v import __version__
+from stt2v.engine.backends import check_backend
 from stt2v.engine.backends.base import Closing, Engine, Frames, Value
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import UsageError
@@ -53,13 +54,24 @@ class Session(Closing):
         self.tokenizers = tokenizers or {}
 
     @classmethod
-    def open(cls, model: str = DEFAULT_MODEL, engines: Path | None = None, backend: str | None = None) -> Self:
+    def open(
+        cls,
+        model: str = DEFAULT_MODEL,
+        engines: Path | None = None,
+        backend: str | None = None,
+        enhancer: str | None = None,
+    ) -> Self:
         """Open the engine set in `engines`, or the one of `model` that was built here or is shipped.
 
-        Raises UsageError for an unknown model, EngineSetError and BackendError for a set that cannot be used.
+        Without `engines`, `enhancer` is the one that the set should hold; None is the model's own.
+
+        Raises UsageError for an unknown model and for a set of another model or backend, EngineSetError and
+        BackendError for a set that cannot be used.
         """
         find_model(model)
-        opened = EngineSet.open(engines or find_set(model, backend))
+        if backend is not None:
+            check_backend(backend)
+        opened = EngineSet.open(engines or find_set(model, backend, enhancer), backend)
         if opened.model.name != model:
             opened.close()
             raise UsageError(f"engine set {opened.directory} is of model {opened.model.name!r}, expected {model!r}")

@@ -1,4 +1,4 @@
-"""A manifest that another stt2v wrote: whole, with a model declared in other words."""
+"""Sets that are whole and yet cannot be used: of another backend, or with a model declared in other words."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from stt2v.engine.engine_set import EngineSet
-from stt2v.engine.errors import EngineSetError
+from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.manifest import Manifest, write_manifest
 from stt2v.engine.models import find_model
+from stt2v.engine.session import Session
 
 DECLARED = find_model("tiny").to_json()
 
 
-def write(directory: Path, model: Mapping[str, object]) -> None:
-    write_manifest(directory, Manifest("9.9", model, "onnxruntime", "cpu", "fp32", {}, (), {}))
+def write(directory: Path, model: Mapping[str, object], backend: str = "onnxruntime") -> None:
+    write_manifest(directory, Manifest("9.9", model, backend, "cpu", "fp32", {}, (), {}))
 
 
 def test_declaration_is_read(tmp_path: Path) -> None:
@@ -38,3 +39,13 @@ def test_other_declaration_is_refused(tmp_path: Path, model: Mapping[str, object
     write(tmp_path, model)
     with pytest.raises(EngineSetError, match=r"manifest\.json: declares.*built by 9\.9\); run `stt2v build-engines`"):
         EngineSet.open(tmp_path)
+
+
+def test_set_of_another_backend_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, DECLARED, "tensorrt-rtx")
+    with pytest.raises(UsageError, match="is for backend 'tensorrt-rtx', expected 'onnxruntime'"):
+        Session.open("tiny", tmp_path, "onnxruntime")
+    with pytest.raises(UsageError, match="can be built here but not run yet"):
+        Session.open("tiny", tmp_path)
+    with pytest.raises(UsageError, match="'abacus' is not known"):
+        Session.open("tiny", tmp_path, "abacus")
