@@ -84,9 +84,8 @@ def frames_second(x: Tensor | Array) -> Array:
 
 def i2vgen_unet(case: Case) -> Mapping[str, Any]:
     sample = frames_second(case.inputs["sample"])
-    graphs = EnhancerGraphs(networks(case), lambda _: case.weights(), 0, 0, ())
-    conditions = graphs.conditions(1).module
-    network = graphs.step(1).module.network
+    graphs = EnhancerGraphs(networks(case), lambda _: case.weights(), 0, 0, (1,)).makers()
+    conditions, network = graphs["enhance_1_conditions"]().module, graphs["enhance_1_step"]().module.network
     taps: dict[str, Tensor] = {}
     _tap(taps, conditions, {name: name for name in ("context_embedding", "image_latents_proj_in")})
     names = {"image_latents_context": "image_latents_context_embedding", "fps_emb": "fps_embedding"}
