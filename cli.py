@@ -275,6 +275,6 @@ def doctor() -> None:
     """Say what this machine can run, and why not."""
     findings = list(examine())
     for finding in findings:
-        _say(f"{'ok ' if finding.good else 'BAD'} {finding.subject}: {finding.words}")
-    if not all(finding.good for finding in findings):
+        _say(f"{finding.mark:3} {finding.subject}: {finding.words}")
+    if any(finding.mark == "BAD" for finding in findings):
         raise typer.Exit(1)
