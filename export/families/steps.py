@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stt2v.engine.solver import COEFFICIENTS
 from stt2v.export.graph import Graph, GraphMaker
-from stt2v.export.step import Half, Network, Step, Update, UpdateRule
+from stt2v.export.step import Half, Step, Update, UpdateRule
 
 OUTPUTS = ("x_next", "x0")
 
@@ -17,12 +17,13 @@ OUTPUTS = ("x_next", "x0")
 class StepGraphs:
     """The graphs `{prefix}step`, `{prefix}half` and `{prefix}update`.
 
-    latents: makes an example of x, [F, C, h, w], anew each time, because capture takes one tensor under two names for
-    one input; conditions: makes examples for so many guidance halves.
+    network: makes one that is called as `Network` says; latents: makes an example of x, [F, C, h, w], anew each time,
+    because capture takes one tensor under two names for one input; conditions: makes examples for so many guidance
+    halves.
     """
 
     prefix: str
-    network: Callable[[], Network]
+    network: Callable[[], nn.Module]
     rule: UpdateRule
     latents: Callable[[], Tensor]
     conditions: Callable[[int], Mapping[str, Tensor]]
@@ -38,7 +39,7 @@ class StepGraphs:
 
     def half(self) -> Graph:
         """One guidance half."""
-        inputs = {"x": self.latents(), "coefficients": _coefficients(), **self.conditions(1)}
+        inputs = {"x": self.latents(), "coefficients": coefficients(), **self.conditions(1)}
         return Graph(f"{self.prefix}half", Half(self.network()), inputs, ("prediction",))
 
     def update(self) -> Graph:
@@ -49,8 +50,9 @@ class StepGraphs:
     def _update_inputs(self) -> dict[str, Tensor]:
         taken = {"noise": self.rule.noise, "x0_previous": self.rule.previous}
         latents = {name: self.latents() for name, needed in taken.items() if needed}
-        return {"guidance": torch.ones(len(self.latents())), "coefficients": _coefficients(), **latents}
+        return {"guidance": torch.ones(len(self.latents())), "coefficients": coefficients(), **latents}
 
 
-def _coefficients() -> Tensor:
+def coefficients() -> Tensor:
+    """An example of one row of the solver's table."""
     return torch.zeros(len(COEFFICIENTS))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from stt2v.engine.solver import COEFFICIENTS
 from stt2v.engine.stages.decode import decode_groups
+from stt2v.export.families.steps import OUTPUTS, StepGraphs, coefficients
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.models.control_branch import ControlBranch, ControlSpec
 from stt2v.export.models.image_encoder import ImageEncoder
@@ -22,7 +22,7 @@ from stt2v.export.models.temporal_vae import LatentDecoder, LatentEncoder, Tempo
 from stt2v.export.models.unet_spec import UNetSpec, svd_spec
 from stt2v.export.models.video_unet import VideoEncoder, VideoUNet
 from stt2v.export.random_weights import random_state
-from stt2v.export.step import Half, Step, Update, UpdateRule
+from stt2v.export.step import Update, UpdateRule
 from stt2v.export.weights.base import State
 from stt2v.export.weights.streaming_svd import load_checkpoint, load_into, restore_positions
 from stt2v.export.weights.structure import shapes_of
@@ -32,7 +32,6 @@ Module = TypeVar("Module", bound=nn.Module)
 Spec = TypeVar("Spec")
 
 RULE = UpdateRule()
-STEP_OUTPUTS = ("x_next", "x0")
 VECTOR = 3  # frame rate, motion bucket, augmentation
 
 
@@ -139,15 +138,17 @@ class StreamingSvdGraphs:
 
     def makers(self) -> dict[str, GraphMaker]:
         """All graphs by name."""
+        first = StepGraphs("first_", self._first_network, RULE, self._chunk, self._first_inputs)
+        later = StepGraphs("", self._streaming_network, RULE, self._chunk, self._streaming_inputs)
         named: dict[str, GraphMaker] = {
             "image_encoder": self.image_encoder,
             "vae_encode": self.vae_encode,
             "first_conditions": self.first_conditions,
             "conditions": self.conditions,
-            "first_step": self.first_step,
-            "first_half": self.first_half,
-            "step": self.step,
-            "half": self.half,
+            "first_step": first.step,
+            "first_half": first.half,
+            "step": later.step,
+            "half": later.half,
             "update": self.update,
         }
         for group in sorted(set(decode_groups(self.config.frames, self.config.decode_group)), reverse=True):
@@ -175,36 +176,19 @@ class StreamingSvdGraphs:
         outputs = ("context", "label", "control_context", "control_label", "control_embedding")
         return Graph("conditions", module, inputs, outputs)
 
-    def first_step(self) -> Graph:
-        """A step of the first chunk: both halves and the update."""
-        module = Step(FirstNetwork(self.networks.first_unet), RULE)
-        return Graph("first_step", module, self._step_inputs() | self._first_inputs(2), STEP_OUTPUTS)
-
-    def first_half(self) -> Graph:
-        """One half of a step of the first chunk."""
-        module = Half(FirstNetwork(self.networks.first_unet))
-        return Graph("first_half", module, self._half_inputs() | self._first_inputs(1), ("prediction",))
-
-    def step(self) -> Graph:
-        """A step of a streaming chunk: both halves and the update."""
-        module = Step(self._streaming_network(), RULE)
-        return Graph("step", module, self._step_inputs() | self._streaming_inputs(2), STEP_OUTPUTS)
-
-    def half(self) -> Graph:
-        """One half of a step of a streaming chunk."""
-        module = Half(self._streaming_network())
-        return Graph("half", module, self._half_inputs() | self._streaming_inputs(1), ("prediction",))
-
     def update(self) -> Graph:
         """What follows the two halves, of whichever chunk."""
-        # Tensors of their own: capture takes one tensor under two names for one input.
-        predictions = {name: self._latents(self.config.frames) for name in ("uncond", "cond")}
-        return Graph("update", Update(RULE), self._step_inputs() | predictions, STEP_OUTPUTS)
+        # The predictions come last, other than in `StepGraphs`, because engine sets were compiled so.
+        inputs = {"x": self._chunk(), "guidance": torch.ones(self.config.frames), "coefficients": coefficients()}
+        return Graph("update", Update(RULE), inputs | {"uncond": self._chunk(), "cond": self._chunk()}, OUTPUTS)
 
     def vae_decode(self, group: int) -> Graph:
         """The frames of `group` latents that are decoded together."""
         module = LatentDecoder(self.networks.decoder)
         return Graph(f"vae_decode_{group}", module, {"latents": self._latents(group)}, ("frames",))
+
+    def _first_network(self) -> FirstNetwork:
+        return FirstNetwork(self.networks.first_unet)
 
     def _streaming_network(self) -> StreamingNetwork:
         return StreamingNetwork(self.networks.unet, self.networks.control)
@@ -220,12 +204,8 @@ class StreamingSvdGraphs:
         width = self.networks.first_unet.spec.context_width
         return {"embedding": torch.zeros(1, 1, width), "vector": torch.zeros(VECTOR)}
 
-    def _step_inputs(self) -> dict[str, Tensor]:
-        guidance = torch.ones(self.config.frames)
-        return {"x": self._latents(self.config.frames), "guidance": guidance, "coefficients": _coefficients()}
-
-    def _half_inputs(self) -> dict[str, Tensor]:
-        return {"x": self._latents(self.config.frames), "coefficients": _coefficients()}
+    def _chunk(self) -> Tensor:
+        return self._latents(self.config.frames)
 
     def _first_inputs(self, halves: int) -> dict[str, Tensor]:
         context, label = _constants(self.networks.first_unet, halves)
@@ -243,10 +223,6 @@ class StreamingSvdGraphs:
             "control_label": control_label,
             "control_embedding": latents.new_zeros(len(latents), self.networks.unet.spec.width, *latents.shape[2:]),
         }
-
-
-def _coefficients() -> Tensor:
-    return torch.zeros(len(COEFFICIENTS))
 
 
 def _constants(unet: VideoEncoder, halves: int) -> tuple[Tensor, Tensor]:

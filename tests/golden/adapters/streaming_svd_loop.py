@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from golden.adapters.streaming_svd import control_of, network_of, step_conditions, unet_of
-from golden.cases import EXACT, Adapter, Case, Limit
+from golden.adapters.streaming_svd import control_of, network_of, step_conditions, tower_of, unet_of
+from golden.cases import EXACT, Adapter, Case, Limit, part
 from stt2v.engine.backends.base import Array, Value, Values
 from stt2v.engine.loop import Loop
 from stt2v.engine.media.image import fit_image, size_at_height
@@ -24,12 +24,12 @@ from stt2v.engine.sigmas import align_your_steps, scaling
 from stt2v.engine.stages.decode import from_uint8, to_uint8
 from stt2v.engine.stages.denoise import FusedStep, Trajectory, denoise
 from stt2v.export.eager import EagerEngine
-from stt2v.export.families.streaming_svd import RULE, STEP_OUTPUTS, Config, Networks, graphs
+from stt2v.export.families.steps import OUTPUTS
+from stt2v.export.families.streaming_svd import RULE, Config, Networks, graphs
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.models.streaming_unet import embed_vector
 from stt2v.export.step import Step, Update
-from stt2v.export.weights.base import take
-from stt2v.export.weights.streaming_svd import IMAGE_ENCODER, TOWER, load_decoder, load_image_encoder, load_tower
+from stt2v.export.weights.streaming_svd import IMAGE_ENCODER, load_decoder, load_image_encoder
 
 Outputs = Mapping[str, Any]
 
@@ -113,7 +113,7 @@ def trajectory(case: Case, network: nn.Module, conditions: Mapping[str, Tensor],
     guide = guidance((case.config["min_scale"], case.config["max_scale"]), len(start))
     first = {"x": start, "guidance": guide, "coefficients": schedule.table[0].astype(np.float32)}
     inputs = {name: torch.from_numpy(value) for name, value in first.items()} | dict(conditions)
-    step = RecordedStep(FusedStep(EagerEngine(Graph("step", Step(network, RULE), inputs, STEP_OUTPUTS))))
+    step = RecordedStep(FusedStep(EagerEngine(Graph("step", Step(network, RULE), inputs, OUTPUTS))))
     latents: list[Value] = [start]
 
     def keep(_index: int, _timestep: float, x: Value) -> Value:
@@ -236,14 +236,12 @@ def networks_of(case: Case) -> Networks:
     config = case.config
     unet = unet_of(case, "weights_unet", config)
     conditioner = case.weights("weights_conditioner")
-    prefix = config["weights_conditioner"].get("recipe_prefix", "conditioner.")
-    tower = take(conditioner, TOWER.removeprefix(prefix))
     return Networks(
         first_unet=unet,  # stands in: the first chunk is given
         unet=unet,
         control=control_of(case, "weights_controlnet", config),
-        tower=load_tower(tower, config["conditioner"]["clip"]["vision_head_width"]),
-        image_encoder=load_image_encoder(take(conditioner, IMAGE_ENCODER.removeprefix(prefix))),
+        tower=tower_of(conditioner, config.get("conditioner", {})),
+        image_encoder=load_image_encoder(part(conditioner, IMAGE_ENCODER)),
         decoder=load_decoder(case.weights("weights_first_stage_decoder")),
     )
 
