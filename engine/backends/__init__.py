@@ -41,6 +41,6 @@ def runs_here(name: str, device: str) -> bool:
     """Whether this machine can open the backend `name` on `device`."""
     try:
         open_backend(name, device)
-    except (UsageError, BackendError):
+    except (UsageError, BackendError, ImportError):
         return False
     return True

@@ -119,6 +119,14 @@ def test_absent_cuda_provider_is_explained(monkeypatch: pytest.MonkeyPatch) -> N
     assert runs_here("onnxruntime", "cpu")
 
 
+def test_library_that_does_not_load_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def runtime() -> None:
+        raise ImportError("libcudart.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(ort, "runtime", runtime)
+    assert not runs_here("onnxruntime", "cpu")
+
+
 def test_sets_that_can_only_be_built_are_told_apart() -> None:
     with pytest.raises(UsageError, match="tensorrt-rtx sets can be built here but not run yet"):
         open_backend("tensorrt-rtx", "sm_89")
