@@ -174,7 +174,7 @@ def build_engines(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="The card to compile for, sm_89 or several as sm_86+sm_89. Default: this one."),
+        typer.Option("--target", help="cpu or cuda; of tensorrt-rtx a card, or several: sm_86+sm_89. Default: here."),
     ] = None,
     size: Annotated[
         str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of the frames. Default: the model's.")
@@ -264,8 +264,10 @@ def models(as_json: JsonOption = False) -> None:
     for model in MODELS.values():
         default = " (default)" if model.name == DEFAULT_MODEL else ""
         _say(f"{model.name}{default}: {model.summary}")
+        how = model.enhancing
+        enhanced = f" ({how.width}x{how.height} after {how.name})" if how else ""
         _say(
-            f"  from {' or '.join(model.inputs)}, {model.width}x{model.height}, {model.num_frames} frames at"
+            f"  from {' or '.join(model.inputs)}, {model.width}x{model.height}{enhanced}, {model.num_frames} frames at"
             f" {model.fps:g} fps, seed {model.seed}"
         )
 

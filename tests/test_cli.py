@@ -79,6 +79,7 @@ def test_models(run: Run) -> None:
     assert code == 0
     assert "tiny (default)" in out
     assert "untrained" in out
+    assert "256x256 (720x720 after vid2vid), 80 frames at 8 fps, seed 33\n" in out
     declared = json.loads(run("models", "--json")[1])
     assert declared["streaming-svd"]["num_frames"] == 200
 
