@@ -17,6 +17,7 @@ from stt2v import __version__
 from stt2v.engine.doctor import examine
 from stt2v.engine.errors import ExportError, Stt2vError, UsageError
 from stt2v.engine.flags import takes_request
+from stt2v.engine.media.canvas import cut_size
 from stt2v.engine.metrics import MAWE_COEFFICIENT
 from stt2v.engine.models import DEFAULT_MODEL, MODELS, find_model
 from stt2v.engine.plan import plan_run
@@ -264,8 +265,10 @@ def models(as_json: JsonOption = False) -> None:
     for model in MODELS.values():
         default = " (default)" if model.name == DEFAULT_MODEL else ""
         _say(f"{model.name}{default}: {model.summary}")
-        how = model.enhancing
-        enhanced = f" ({how.width}x{how.height} after {how.name})" if how else ""
+        how, enhanced = model.enhancing, ""
+        if how:
+            width, height = cut_size((model.width, model.height), (how.width, how.height))
+            enhanced = f" ({width}x{height} after {how.name})"
         _say(
             f"  from {' or '.join(model.inputs)}, {model.width}x{model.height}{enhanced}, {model.num_frames} frames at"
             f" {model.fps:g} fps, seed {model.seed}"
