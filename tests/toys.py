@@ -1,13 +1,23 @@
-"""Small graphs with every kind of layer that matters to a compiler: convolution, linear, attention, step parts."""
+"""Small graphs with every kind of layer that matters to a compiler: convolution, linear, attention, step parts.
+
+And what is checked of every graph, these or a family's at toy width.
+"""
 
 from collections.abc import Callable
 
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from stt2v.export.capture import program_from_graph
+from stt2v.export.eager import EagerEngine
 from stt2v.export.graph import Graph, GraphMaker
+from stt2v.export.parity import seeded_inputs
 from stt2v.export.random_weights import random_state
 from stt2v.export.step import Half, Network, Step, Update, UpdateRule
+from stt2v.export.to_onnx import onnx_from_program
 
 FRAMES, CHANNELS, SIZE, TOKENS, CONTEXT, WIDTH = 3, 4, 8, 5, 8, 16
 LATENTS = (FRAMES, CHANNELS, SIZE, SIZE)
@@ -90,3 +100,16 @@ def encoder() -> Graph:
 
 
 GRAPHS: dict[str, GraphMaker] = {"step": step, "half": half, "update": update, "encoder": encoder}
+
+
+def checked_by_onnx_runtime(graph: Graph) -> ir.Model:
+    """`graph` as ONNX, once ONNX Runtime has computed with it what the module itself does."""
+    program = program_from_graph(graph)
+    model = onnx_from_program(program)
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    inputs = seeded_inputs(graph)
+    actual = session.run(list(graph.outputs), inputs)
+    expected = EagerEngine(graph, program.spec).run(inputs)
+    for output, value in zip(actual, expected.values(), strict=True):
+        np.testing.assert_allclose(output, value, rtol=0, atol=1e-4 * np.abs(value).max())
+    return model

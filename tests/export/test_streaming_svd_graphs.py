@@ -1,20 +1,15 @@
 """StreamingSVD: every graph at toy width, captured and run by ONNX Runtime, against the modules themselves."""
 
-from collections.abc import Iterator
-
 import numpy as np
-import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
+from toys import checked_by_onnx_runtime
 
 from stt2v.engine.stages.denoise import FusedStep, HalvedStep
-from stt2v.export.capture import program_from_graph
 from stt2v.export.eager import EagerEngine
-from stt2v.export.families.streaming_svd import TINY, Config, Networks, StreamingSvdGraphs, graphs, random_networks
+from stt2v.export.families.streaming_svd import TINY, Config, Networks, graphs, random_networks
 from stt2v.export.graph import GraphMaker
 from stt2v.export.parity import seeded_inputs
-from stt2v.export.to_onnx import onnx_from_program
 
 CONFIG = Config(frames=9, conditional=2, height=32, width=48, decode_group=8)
 NAMES = (
@@ -44,29 +39,13 @@ def makers(networks: Networks) -> dict[str, GraphMaker]:
     return graphs(networks, CONFIG)
 
 
-@pytest.fixture(autouse=True)
-def single_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_names(makers: dict[str, GraphMaker]) -> None:
     assert tuple(makers) == NAMES
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in TWINS)) for n in NAMES])
 def test_onnx_runtime_equals_eager(makers: dict[str, GraphMaker], name: str) -> None:
-    graph = makers[name]()
-    program = program_from_graph(graph)
-    model = onnx_from_program(program)
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
-    inputs = seeded_inputs(graph)
-    actual = session.run(list(graph.outputs), inputs)
-    expected = EagerEngine(graph, program.spec).run(inputs)
-    for output, value in zip(actual, expected.values(), strict=True):
-        np.testing.assert_allclose(output, value, rtol=0, atol=1e-4 * np.abs(value).max())
+    model = checked_by_onnx_runtime(makers[name]())
     # What only the constants need, and the dead half of cross-attention, is no part of an engine.
     assert not [key for key in model.graph.initializers if ".attn2." in key]
 
@@ -81,8 +60,8 @@ def test_halves_equal_the_fused_step(makers: dict[str, GraphMaker]) -> None:
         np.testing.assert_allclose(whole, halved, rtol=0, atol=1e-5 * np.abs(np.asarray(whole)).max())
 
 
-def test_guidance_of_one_is_the_conditional_half(networks: Networks) -> None:
-    graph = StreamingSvdGraphs(networks, CONFIG).first_step()
+def test_guidance_of_one_is_the_conditional_half(makers: dict[str, GraphMaker]) -> None:
+    graph = makers["first_step"]()
     inputs = seeded_inputs(graph) | {"guidance": np.ones(CONFIG.frames, np.float32)}
     engine = EagerEngine(graph)
     before = engine.run(inputs)["x_next"]
