@@ -3,6 +3,7 @@
 import pytest
 
 from stt2v.engine.manifest import read_manifest
+from stt2v.engine.models.model import Model
 from stt2v.engine.models.tiny import TINY
 from stt2v.engine.store import SHIPPED
 from stt2v.export.capture import program_from_graph
@@ -19,6 +20,11 @@ def recipe() -> Recipe:
 
 def test_graphs(recipe: Recipe) -> None:
     assert set(recipe.graphs) == set(ENTRIES)
+
+
+def test_declaration() -> None:
+    assert Model.from_json(read_manifest(SHIPPED / TINY.name).model) == TINY
+    assert read_manifest(SHIPPED / TINY.name).model.keys() == TINY.to_json().keys()
 
 
 def test_files(recipe: Recipe) -> None:
