@@ -27,7 +27,7 @@ from stt2v.engine.request import Request
 if TYPE_CHECKING:
     from stt2v.engine.session import Session
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="stt2v",
@@ -52,16 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code, debug)
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error}; run with --debug to see where", 1, debug)
-    if code == INTERRUPTED:
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    if code in (INTERRUPTED, TERMINATED):
         sys.stderr.write("stt2v: stopped\n")
     return int(code)
 
 
 def _terminate(number: int, frame: object) -> None:
-    """Leave as every error does, through the context managers, which remove what is half-written."""
-    signal.signal(number, signal.SIG_IGN)
-    sys.stderr.write("stt2v: stopped\n")
-    raise SystemExit(128 + number)
+    """Leave as every error does, through the context managers, which remove what is half-written.
+
+    It must not write: the signal may have come in the middle of a line of progress.
+    """
+    raise SystemExit(TERMINATED)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -285,8 +285,9 @@ def test_a_stopped_run_leaves_nothing_behind(sent: signal.Signals, code: int, tm
                 break
         assert [path.suffixes for path in tmp_path.iterdir()] == [[".part", ".mp4"]]
         run.send_signal(sent)
-        run.communicate(timeout=60)
-    assert run.returncode == code
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == code, said
+    assert said.endswith("stt2v: stopped\n")
     assert not list(tmp_path.iterdir())
 
 
