@@ -16,6 +16,13 @@ from stt2v.engine.errors import UsageError
 LARGEST_SEED = 2**63 - 1
 
 
+def checked_seed(seed: int) -> int:
+    """`seed` as it is. Raises UsageError outside [0, 2**63)."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed is {seed}, expected a whole number from 0 to {LARGEST_SEED}")
+    return seed
+
+
 class NoiseSource(Protocol):
     """Where the loop takes its randomness from."""
 
@@ -36,9 +43,7 @@ class Noise:
     """The noise of one seed. Raises UsageError for a seed outside [0, 2**63)."""
 
     def __init__(self, seed: int) -> None:
-        if not 0 <= seed <= LARGEST_SEED:
-            raise UsageError(f"seed is {seed}, expected a whole number from 0 to {LARGEST_SEED}")
-        self.seed = seed
+        self.seed = checked_seed(seed)
 
     def normal(self, stage: str, chunk: int, step: int, shape: tuple[int, ...]) -> Array:
         return self._generator(stage, chunk, step).standard_normal(shape, np.float32)

@@ -1,16 +1,15 @@
 """A request as the user makes it, and the settings it resolves to."""
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stt2v.engine.errors import UsageError
-from stt2v.engine.media.image import Fit
+from stt2v.engine.media.image import Fit, image_hash
 from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.models.model import Denoising, Enhancing, Model
-from stt2v.engine.noise import LARGEST_SEED
+from stt2v.engine.noise import checked_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +42,7 @@ class Settings:
         """Everything that shapes the video but the picture itself, which stands as its hash."""
         settings = asdict(replace(self, image=None))
         if isinstance(self.image, Path):
-            settings["image"] = hashlib.sha256(self.image.read_bytes()).hexdigest()
+            settings["image"] = image_hash(self.image)
         return settings
 
 
@@ -80,16 +79,13 @@ class Request:
         fps = _or(self.fps, model.fps)
         if not (math.isfinite(fps) and SLOWEST <= fps <= FASTEST):
             raise UsageError(f"frame rate is {fps:g}, expected {SLOWEST:g} to {FASTEST:g} frames a second")
-        seed = _or(self.seed, model.seed)
-        if not 0 <= seed <= LARGEST_SEED:
-            raise UsageError(f"seed is {seed}, expected a whole number from 0 to {LARGEST_SEED}")
         if self.fit not in ("crop", "pad"):
             raise UsageError(f"fit is {self.fit!r}, expected 'crop' or 'pad'")
         return Settings(
             prompt=self.prompt,
             image=self.image,
             num_frames=num_frames,
-            seed=seed,
+            seed=checked_seed(_or(self.seed, model.seed)),
             fps=fps,
             streaming=self._streaming(model),
             fit=self.fit,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from stt2v.engine.errors import InputError, OutputError
-from stt2v.engine.media.image import load_image
 from stt2v.engine.media.video import VideoWriter, check_output
 from stt2v.engine.progress import Progress
 from stt2v.engine.request import Request
@@ -23,8 +22,6 @@ def generate_video(session: Session, request: Request, output: Path, progress: P
     """
     check_output(output)  # before the input is even read, so that nothing else is said
     plan = session.plan(request)
-    if isinstance(request.image, Path):
-        load_image(request.image)  # refused in our words before its hash is taken
     tags = {"comment": json.dumps(session.settings(request))} if metadata else {}
     with VideoWriter(output, plan.width, plan.height, plan.fps, tags) as writer:
         for chunk in session.generate(request, progress):

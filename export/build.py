@@ -51,8 +51,8 @@ def build_engine_set(
     """Bring the engine set in `directory` up to date; nothing half-written is left behind, whatever happens.
 
     `model` is the model's declaration as JSON; `files` are texts by name that belong beside the engines, such as
-    tokenizers. `progress` is told graph, phase and seconds of every step, and the
-    reasons of a rebuild. Without `check_parity` engines are not run, for a machine that cannot hold them.
+    tokenizers. `progress` is told graph, phase and seconds of every step, and the reasons of a rebuild. Without
+    `check_parity` engines are not run, for a machine that cannot hold them.
 
     Raises UsageError for arguments that do not fit, ExportError when a graph cannot be compiled or is not in parity.
     """

@@ -68,9 +68,8 @@ def _modelscope_tokenizer(source: WeightFolder | None) -> str:
 
 def _i2vgen_xl(how: Enhancing, source: WeightFolder | None, toy: bool) -> Recipe:
     networks = i2vgen_xl.TOY if toy else i2vgen_xl.PUBLISHED
-    weights: Callable[[str], Mapping[str, object]]
     if source:
-        weights = lambda component: source.read(f"i2vgen-xl/{component}")  # noqa: E731
+        weights: i2vgen_xl.Weights = source.below("i2vgen-xl").read
         tokenizer = read_tokenizer(source.path / "i2vgen-xl" / "tokenizer" / "tokenizer.json")
     else:
         weights = i2vgen_xl.random_weights(networks, SEED)

@@ -8,6 +8,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Frames
 from stt2v.engine.errors import InputError
+from stt2v.engine.manifest import hash_file
 from stt2v.engine.stages.decode import from_uint8
 
 if TYPE_CHECKING:
@@ -34,11 +35,25 @@ def load_image(source: "Path | Image") -> "Image":
             _check_size(picture.size, source)
             return _upright(picture)
     except FileNotFoundError as error:
-        raise InputError(f"image {source} does not exist; give the path of a picture") from error
+        raise _missing(source) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"image {source} has too many pixels; shrink it to {LARGEST_PIXELS:,} at most") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise InputError(f"image {source} cannot be read as a picture ({error}); give a JPEG or PNG") from error
+
+
+def image_hash(path: Path) -> str:
+    """SHA-256 of a picture's file. Raises InputError when it cannot be read."""
+    try:
+        return hash_file(path)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except OSError as error:
+        raise InputError(f"image {path} cannot be read as a picture ({error}); give a JPEG or PNG") from error
+
+
+def _missing(path: Path) -> InputError:
+    return InputError(f"image {path} does not exist; give the path of a picture")
 
 
 def _opened(source: Path) -> "Image":

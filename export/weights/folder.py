@@ -19,6 +19,10 @@ class WeightFolder:
         """Whether there is anything of the network `name`."""
         return (self.path / f"{name}.safetensors").is_file() or (self.path / name).is_dir()
 
+    def below(self, folder: str) -> "WeightFolder":
+        """The weights in one of its folders."""
+        return WeightFolder(self.path / folder)
+
     def read(self, name: str) -> dict[str, Tensor]:
         """All tensors of the network `name`: from `name.safetensors`, or the files in the folder `name`.
 
