@@ -213,7 +213,7 @@ def test_errors_are_one_line_and_debug_shows_more(
     def fail(name: str) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "find_model", fail)
+    monkeypatch.setattr("stt2v.engine.commands.plan.find_model", fail)
     got, _, err = run("plan", "--image", PICTURE)
     assert_one_line(err)
     assert got == code
@@ -227,7 +227,7 @@ def test_ctrl_c(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "find_model", stop)
+    monkeypatch.setattr("stt2v.engine.commands.plan.find_model", stop)
     assert run("plan", "--image", PICTURE) == (130, "", "stt2v: stopped\n")
 
 

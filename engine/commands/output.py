@@ -1,0 +1,37 @@
+"""What a command prints: the one place that writes to stdout."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+
+class Report(Protocol):
+    """A result that can be told in words and as JSON."""
+
+    def lines(self) -> Iterable[str]:
+        """The result in words."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """The result for machines."""
+        ...
+
+
+def say(line: str) -> None:
+    """Print one line."""
+    sys.stdout.write(f"{line}\n")
+
+
+def say_json(value: dict[str, Any]) -> None:
+    """Print one line that holds `value` as JSON."""
+    say(json.dumps(value))
+
+
+def report(result: Report, as_json: bool) -> None:
+    """Print `result` in words, or as JSON."""
+    if as_json:
+        say_json(result.to_json())
+        return
+    for line in result.lines():
+        say(line)
