@@ -10,8 +10,19 @@ from typing import Annotated, Any, Literal
 import typer
 
 from stt2v.engine.errors import UsageError
+from stt2v.engine.models import DEFAULT_MODEL
 from stt2v.engine.models.enhancers import NO_ENHANCER
+from stt2v.engine.record import Record, read_record
 from stt2v.engine.request import Request
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a command line asks for: a request to a model; `repeats` is the record that it makes again."""
+
+    model: str
+    request: Request
+    repeats: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,12 @@ class RequestFlags:
     image: Annotated[
         Path | None, typer.Option("--image", help="The picture to start from, or a folder: a video for each picture.")
     ] = None
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="MP4", help="Make this video again; other flags override what it was made with."
+        ),
+    ] = None
     num_frames: Annotated[
         int | None, typer.Option("--num-frames", help="Frames in the file. Default: the model's.")
     ] = None
@@ -35,8 +52,9 @@ class RequestFlags:
     ] = None
     negative_prompt: Annotated[str | None, typer.Option("--negative-prompt", help="What to keep away from.")] = None
     fit: Annotated[
-        Literal["crop", "pad"], typer.Option("--fit", help="How an image of another shape meets the model's.")
-    ] = "crop"
+        Literal["crop", "pad"] | None,
+        typer.Option("--fit", help="How an image of another shape meets the model's. Default: crop."),
+    ] = None
     enhancer: Annotated[
         str | None, typer.Option("--enhancer", help="vid2vid, i2vgen-xl or none. Default: what the engines hold.")
     ] = None
@@ -57,39 +75,51 @@ class RequestFlags:
     no_interpolate: Annotated[
         bool, typer.Option("--no-interpolate", help="Generate every frame; do not double the rate.")
     ] = False
+    model: Annotated[
+        str | None, typer.Option("--model", help=f"One of `stt2v models`. Default: {DEFAULT_MODEL}, or that of --from.")
+    ] = None
 
-    def request(self) -> Request:
-        """The request that they spell. Raises UsageError."""
+    def order(self) -> Order:
+        """The order that they spell. Raises UsageError, InputError for the file to repeat."""
+        if self.from_ is None:
+            return Order(self.model or DEFAULT_MODEL, Request(**self._given()))
+        record = read_record(self.from_)
+        model = self.model or record.model
+        return Order(model, record.again(model, self._given()), record)
+
+    def _given(self) -> dict[str, Any]:
+        """What was said, as fields of a request."""
         if self.no_enhance and self.enhancer not in (None, NO_ENHANCER):
             raise UsageError(f"--no-enhance and --enhancer {self.enhancer} are given; leave one of them out")
-        return Request(
-            prompt=self.prompt,
-            image=self.image,
-            num_frames=self.num_frames,
-            seed=self.seed,
-            fps=self.fps,
-            steps=self.steps,
-            guidance=_guidance(self.guidance) if self.guidance is not None else None,
-            fit=self.fit,
-            negative_prompt=self.negative_prompt,
-            enhancer=NO_ENHANCER if self.no_enhance else self.enhancer,
-            window=self.window,
-            overlap=self.overlap,
-            blending=not self.no_randomized_blending,
-            interpolate=False if self.no_interpolate else None,
-            first_chunk=self.first_chunk,
-        )
+        values = {
+            "prompt": self.prompt,
+            "image": self.image,
+            "num_frames": self.num_frames,
+            "seed": self.seed,
+            "fps": self.fps,
+            "steps": self.steps,
+            "guidance": _guidance(self.guidance) if self.guidance is not None else None,
+            "fit": self.fit,
+            "negative_prompt": self.negative_prompt,
+            "enhancer": NO_ENHANCER if self.no_enhance else self.enhancer,
+            "window": self.window,
+            "overlap": self.overlap,
+            "blending": False if self.no_randomized_blending else None,
+            "interpolate": False if self.no_interpolate else None,
+            "first_chunk": self.first_chunk,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the flags of a request in place of its first parameter, the request."""
+    """Give `command` the flags of a request in place of its first parameter, the order."""
     flags = inspect.signature(RequestFlags).parameters
     _, *own = inspect.signature(command).parameters.values()
 
     @functools.wraps(command)
     def with_flags(**values: Any) -> None:
-        request = RequestFlags(**{name: values.pop(name) for name in flags}).request()
-        command(request, **values)
+        order = RequestFlags(**{name: values.pop(name) for name in flags}).order()
+        command(order, **values)
 
     with_flags.__signature__ = inspect.Signature([*flags.values(), *own])  # type: ignore[attr-defined]
     with_flags.__annotations__ = {**RequestFlags.__annotations__, **command.__annotations__}

@@ -20,6 +20,7 @@ from stt2v.engine.spec import EngineSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PARITY = "parity.json"
 REBUILD = "run `stt2v build-engines` again"
 
 
@@ -78,6 +79,12 @@ class Manifest:
     def weights_hash(self) -> str:
         """One hash for the weights of all engines."""
         lines = sorted(f"{entry.spec.name} {entry.weights_hash}" for entry in self.engines)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def engines_hash(self) -> str:
+        """One hash for all files of the engines, what they share included."""
+        lines = sorted(f"{name} {entry.sha256}" for name, entry in self.files.items() if name != PARITY)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stt2v.engine.errors import ExportError
+from stt2v.engine.manifest import PARITY
 
 Float64 = npt.NDArray[np.float64]
 
-PARITY = "parity.json"
 LIMITS = MappingProxyType({"fp32": 1e-4, "fp16": 5e-3, "fp8": 0.1})
 """Precision -> the largest rel of one call."""
 

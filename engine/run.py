@@ -1,6 +1,5 @@
 """From a request to a file: the main job of the command line."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from stt2v.engine.errors import InputError, OutputError
 from stt2v.engine.media.video import VideoWriter, check_output
 from stt2v.engine.progress import Progress
+from stt2v.engine.record import record_json
 from stt2v.engine.request import Request
 from stt2v.engine.session import Session
 
@@ -22,7 +22,7 @@ def generate_video(session: Session, request: Request, output: Path, progress: P
     """
     check_output(output)  # before the input is even read, so that nothing else is said
     plan = session.plan(request)
-    tags = {"comment": json.dumps(session.settings(request))} if metadata else {}
+    tags = {"comment": record_json(session, request)} if metadata else {}
     with VideoWriter(output, plan.width, plan.height, plan.fps, tags) as writer:
         for chunk in session.generate(request, progress):
             writer.write(chunk.frames)

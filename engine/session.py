@@ -83,9 +83,15 @@ class Session(Closing):
 
     def settings(self, request: Request) -> dict[str, Any]:
         """What is needed to make the video of `request` again, as it is kept in the file."""
-        made = {"stt2v": __version__, "model": self.model.name, "width": self.model.width, "height": self.model.height}
+        made: dict[str, Any] = {
+            "stt2v": __version__,
+            "model": self.model.name,
+            "width": self.model.width,
+            "height": self.model.height,
+        }
         if isinstance(self.engines, EngineSet):
-            made["weights"] = self.engines.manifest.weights_hash
+            manifest = self.engines.manifest
+            made |= {"backend": manifest.backend, "weights": manifest.weights_hash, "engines": manifest.engines_hash}
         return made | request.resolve(self.model).to_json()
 
     def generate(

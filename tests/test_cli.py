@@ -337,3 +337,29 @@ def test_the_file_carries_what_is_needed_to_make_it_again(run: Run) -> None:
     run("generate", "--image", PICTURE, "--num-frames", 1, "--no-enhance", "--no-interpolate", "--no-metadata")
     with av.open("out.mp4") as file:
         assert "comment" not in file.metadata
+
+
+def test_a_video_is_made_again_from_its_file(run: Run, tmp_path: Path) -> None:
+    words = ("--num-frames", 2, "--steps", 1, "--no-enhance", "--no-interpolate")
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (128, 64), "navy").save(picture)
+    run("generate", "--image", picture, *words, "--seed", 5)
+    first = Path("out.mp4").read_bytes()
+
+    code, _, err = run("generate", "--from", "out.mp4", "-o", "again.mp4")
+    assert (code, Path("again.mp4").read_bytes()) == (0, first)
+    assert "was made with" not in err
+    code, _, err = run("generate", "--from", "out.mp4", "--seed", 6, "-o", "other.mp4")
+    assert "out.mp4 was made with seed 5, here it is 6\n" in err
+    run("generate", "--image", picture, *words, "--seed", 6, "-o", "fresh.mp4")
+    assert Path("other.mp4").read_bytes() == Path("fresh.mp4").read_bytes()
+    assert json.loads(run("plan", "--from", "out.mp4", "--json")[1])["seed"] == 5
+
+    code, _, err = run("generate", "--from", "out.mp4")
+    assert_one_line(err)
+    assert (code, Path("out.mp4").read_bytes()) == (2, first)
+    picture.unlink()
+    code, _, err = run("generate", "--from", "out.mp4", "-o", "no.mp4")
+    assert_one_line(err)
+    assert (code, Path("no.mp4").exists()) == (2, False)
+    assert "give it by --image" in err

@@ -3,18 +3,22 @@
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stt2v.engine.commands.options import JsonOption, ModelOption
+from stt2v.engine.commands.options import JsonOption
 from stt2v.engine.commands.output import say, say_json
-from stt2v.engine.flags import takes_request
-from stt2v.engine.models import DEFAULT_MODEL, find_model
+from stt2v.engine.errors import UsageError
+from stt2v.engine.flags import Order, takes_request
+from stt2v.engine.models import find_model
 from stt2v.engine.plan import plan_run
 from stt2v.engine.progress import Progress
 from stt2v.engine.request import Request
+
+DEFAULT_OUTPUT = Path("out.mp4")
 
 if TYPE_CHECKING:
     from stt2v.engine.session import Session
@@ -22,8 +26,7 @@ if TYPE_CHECKING:
 
 @takes_request
 def generate(
-    request: Request,
-    model: ModelOption = DEFAULT_MODEL,
+    order: Order,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The MP4, by default out.mp4; for a folder of pictures a folder, out."),
@@ -40,10 +43,12 @@ def generate(
     from stt2v.engine.session import Session
 
     began = time.monotonic()
-    declared = find_model(model)
+    request, declared = order.request, find_model(order.model)
+    _keep_the_repeated(order, output or DEFAULT_OUTPUT)
     plan_run(declared, request.resolve(declared))  # a wrong argument is told before a missing engine set
     files = []
-    with Session.open(model, engines, backend, request.enhancer) as session, progress_on(sys.stderr) as progress:
+    with Session.open(order.model, engines, backend, request.enhancer) as session, progress_on(sys.stderr) as progress:
+        _tell_differences(order, session, progress)
         for path in _videos(session, request, output, progress, not no_metadata):
             files.append(str(path))
             if not as_json:
@@ -55,13 +60,33 @@ def generate(
         say_json({**planned, "files": files, "seconds": round(time.monotonic() - began, 2)})
 
 
+def _keep_the_repeated(order: Order, output: Path) -> None:
+    """Raise UsageError when the video to repeat would be written over."""
+    if order.repeats and order.repeats.path.resolve() == output.resolve():
+        raise UsageError(f"output {output} is the video to repeat; choose another name with --output")
+
+
+def _tell_differences(order: Order, session: "Session", progress: Progress) -> None:
+    """Note what is not here as it was when the video to repeat was made."""
+    if order.repeats is None:
+        return
+    request = replace(order.request, image=None) if _folder(order.request) else order.request
+    for line in order.repeats.differences(session.settings(request)):
+        progress.note(line)
+
+
 def _videos(
     session: "Session", request: Request, output: Path | None, progress: Progress, metadata: bool
 ) -> Iterator[Path]:
     """Each video once it is whole: one, or one for every picture of a folder."""
     from stt2v.engine.run import generate_folder, generate_video
 
-    if isinstance(request.image, Path) and request.image.is_dir():
-        yield from generate_folder(session, request, request.image, output or Path("out"), progress, metadata)
+    if folder := _folder(request):
+        yield from generate_folder(session, request, folder, output or Path("out"), progress, metadata)
     else:
-        yield generate_video(session, request, output or Path("out.mp4"), progress, metadata)
+        yield generate_video(session, request, output or DEFAULT_OUTPUT, progress, metadata)
+
+
+def _folder(request: Request) -> Path | None:
+    """The folder of pictures that a request starts from, where it does."""
+    return request.image if isinstance(request.image, Path) and request.image.is_dir() else None

@@ -30,6 +30,12 @@ def count_frames(path: Path) -> int:
         return sum(packet.size > 0 for packet in container.demux(video=0))
 
 
+def read_comment(path: Path) -> str:
+    """The comment that a video carries, "" when there is none. Raises InputError."""
+    with _opened(path) as container:
+        return container.metadata.get("comment", "")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator["InputContainer"]:
     import av
@@ -37,7 +43,7 @@ def _opened(path: Path) -> Iterator["InputContainer"]:
     if not path.is_file():
         raise InputError(f"video {path} is {'a folder' if path.is_dir() else 'not there'}; give the path of a video")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise InputError(f"file {path} has no pictures, only {_kinds(container)}; give a video")
             yield container

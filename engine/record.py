@@ -1,0 +1,159 @@
+"""The record of how a video was made, which travels in its file, and the way back from there to a request."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stt2v.engine.errors import InputError
+from stt2v.engine.media.image import image_hash
+from stt2v.engine.media.read import read_comment
+from stt2v.engine.models.enhancers import NO_ENHANCER
+from stt2v.engine.request import Request
+
+if TYPE_CHECKING:
+    from stt2v.engine.session import Session
+
+NOT_COMPARED = {"command", "image_path"}
+KEPT_BY_OTHER_MODELS = {"prompt", "negative_prompt", "image", "fit", "seed"}
+HASH_LENGTH, SHOWN = 64, 12  # hexadecimal digits
+
+
+def record_json(session: "Session", request: Request) -> str:
+    """The record of the video that `session` makes of `request`: its settings, a command, and where its picture was.
+
+    The command spells every setting, so that a later default does not change what it makes.
+    Raises UsageError for a request that cannot be, InputError for its picture.
+    """
+    made = session.settings(request)
+    made["command"] = command_line(session.model.name, replace(_request(made), image=request.image))
+    if isinstance(request.image, Path):
+        made["image_path"] = str(request.image.absolute())
+    return json.dumps(made)
+
+
+def command_line(model: str, request: Request) -> str:
+    """The command that makes the video of `request`, whatever the folder it is typed in."""
+    asked = ((field.name, getattr(request, field.name), field.default) for field in fields(request))
+    words = [_word(name, value) for name, value, default in asked if value not in (default, None)]
+    return shlex.join(["stt2v", "generate", f"--model={model}", *filter(None, words)])
+
+
+def _word(name: str, value: Any) -> str:
+    match name, value:
+        case "blending", False:
+            return "--no-randomized-blending"
+        case "interpolate", _:
+            return "" if value else "--no-interpolate"
+        case "guidance", (low, high):
+            return f"--guidance={low}:{high}"
+        case "image", _:
+            return f"--image={value.absolute()}" if isinstance(value, Path) else ""
+    return f"--{name.replace('_', '-')}={value}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the file `path` says of how it was made: `made` as it stands there, `request` without its picture."""
+
+    path: Path
+    model: str
+    request: Request
+    made: Mapping[str, Any]
+
+    def again(self, model: str, given: Mapping[str, Any]) -> Request:
+        """The request that makes the video again with `model`, the fields in `given` in place of the recorded ones.
+
+        Another model takes over what every model has: prompts, picture, fit and seed. Raises InputError when the
+        picture is neither given nor where it was.
+        """
+        kept = {name: getattr(self.request, name) for name in self._kept(model)} | dict(given)
+        if "enhancer" in given and given["enhancer"] != self.request.enhancer:
+            kept |= {name: given.get(name) for name in ("window", "overlap")}
+        if not kept.get("blending", True):
+            kept["overlap"] = given.get("overlap")
+        if "image" not in given and self.made.get("image"):
+            kept["image"] = self._picture()
+        return Request(**kept)
+
+    def differences(self, now: Mapping[str, Any]) -> Iterator[str]:
+        """What is not here as it was, a line each; now: the settings of today."""
+        was, here = dict(_flat(self.made)), dict(_flat(json.loads(json.dumps(now))))
+        for name in sorted((was.keys() & here.keys()) - NOT_COMPARED):
+            if was[name] != here[name]:
+                yield f"{self.path} was made with {name} {_shown(was[name])}, here it is {_shown(here[name])}"
+
+    def _kept(self, model: str) -> set[str]:
+        return {field.name for field in fields(Request)} if model == self.model else KEPT_BY_OTHER_MODELS
+
+    def _picture(self) -> Path:
+        """The picture where it was, if it is still the same. Raises InputError."""
+        where = self.made.get("image_path")
+        path = Path(where) if isinstance(where, str) and "\0" not in where else None
+        if path is None or not path.is_file():
+            raise InputError(f"the picture of {self.path} is not at {where} any more; give it by --image")
+        if image_hash(path) != self.made["image"]:
+            raise InputError(f"{path} is not the picture that {self.path} was made of (another hash); give --image")
+        return path
+
+
+def read_record(path: Path) -> Record:
+    """The record in the video `path`. Raises InputError for a file without one."""
+    text = read_comment(path)
+    try:
+        made = json.loads(text)
+        return Record(path, _get(made, "model", str), _request(made), made)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"video {path} carries no settings; it was made with --no-metadata, or not by stt2v, or changed since"
+        ) from error
+
+
+def _request(made: Mapping[str, Any]) -> Request:
+    """The request that resolves to the settings in `made`. Raises KeyError or TypeError for anything else."""
+    streaming, enhancing = _get(made, "streaming", dict), _get(made, "enhancing", dict, type(None))
+    low, high = (_number(value) for value in _get(streaming, "guidance", list, tuple))
+    request = Request(
+        prompt=_get(made, "prompt", str, type(None)),
+        num_frames=_get(made, "num_frames", int),
+        seed=_get(made, "seed", int),
+        fps=_number(made["fps"]),
+        steps=_get(streaming, "steps", int),
+        guidance=(low, high),
+        fit=_get(made, "fit", str),
+        negative_prompt=_get(made, "negative_prompt", str, type(None)),
+        interpolate=_get(made, "interpolate", bool),
+        first_chunk=_get(made, "first_chunk", str, type(None)),
+        enhancer=NO_ENHANCER,
+    )
+    if enhancing is None:
+        return request
+    window, overlap = _get(enhancing, "window", int), _get(enhancing, "overlap", int)
+    return replace(request, enhancer=_get(enhancing, "name", str), window=window, overlap=overlap)
+
+
+def _get(data: Mapping[str, Any], key: str, *types: type) -> Any:
+    if type(data[key]) not in types:
+        raise TypeError(f"{key} is {data[key]!r}")
+    return data[key]
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by dotted names."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(value: object) -> str:
+    return value[:SHOWN] if isinstance(value, str) and len(value) == HASH_LENGTH else json.dumps(value)
