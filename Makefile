@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 	'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu lint type format dev wheel-check clean
+.PHONY: help demo test test-slow test-gpu lint type format dev pin wheel-check clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -39,6 +39,9 @@ format: $(VENV)/.installed-dev  ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 dev: $(VENV)/.installed-dev  ## set up what the other verbs need
+
+pin: $(VENV)/.installed-dev  ## pin the engine sets of the package, after one of them was built anew
+	$(BIN)/python -m stt2v.export.pin
 
 wheel-check: $(VENV)/.installed-dev  ## build wheel and sdist, install the wheel elsewhere, run it there
 	tests/wheel_check.sh $(BIN)/python

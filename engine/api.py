@@ -44,9 +44,12 @@ def generate(
     first_chunk: str | None = None,
     engines: Path | None = None,
     backend: str | None = None,
+    trust: bool = False,
     callback_on_step_end: StepCallback | None = None,
 ) -> Video:
     """Make a video from an image or a prompt with the engines of `model`, and return all its frames.
+
+    With `trust`, `engines` may be of any origin: their code runs in this process.
 
     Raises UsageError, InputError, EngineSetError, BackendError, StageError.
     """
@@ -67,6 +70,6 @@ def generate(
         interpolate=interpolate,
         first_chunk=first_chunk,
     )
-    with Session.open(model, engines, backend, enhancer) as session:
+    with Session.open(model, engines, backend, enhancer, trust) as session:
         chunks = [chunk.frames for chunk in session.generate(request, callback_on_step_end=callback_on_step_end)]
         return Video((np.concatenate(chunks),), session.plan(request).fps)

@@ -7,9 +7,10 @@ from typing import Self
 from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.base import Backend, Closing, Engine
 from stt2v.engine.errors import EngineSetError, UsageError
-from stt2v.engine.manifest import MANIFEST, REBUILD, Manifest, read_manifest, verify
+from stt2v.engine.manifest import MANIFEST, REBUILD, Manifest
 from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models.model import Model
+from stt2v.engine.trust import admit
 
 TOKENIZER = "_tokenizer.json"
 
@@ -31,19 +32,18 @@ class EngineSet(Mapping[str, Engine], Closing):
         self._loaded: dict[str, Engine] = {}
 
     @classmethod
-    def open(cls, directory: Path, backend: str | None = None) -> Self:
+    def open(cls, directory: Path, backend: str | None = None, trust: bool = False) -> Self:
         """Open the set in `directory`, which has to be for `backend` where one is named.
 
-        Raises UsageError for a set of another backend, EngineSetError when a file is missing or changed, BackendError
-        when it cannot run here.
+        With `trust` it may be of any origin. Raises UsageError for a set of another backend, EngineSetError when a
+        file is missing, changed or foreign, BackendError when it cannot run here.
         """
-        manifest = read_manifest(directory)
+        manifest = admit(directory, trust)
         if backend not in (None, manifest.backend):
             raise UsageError(
                 f"engine set {directory} is for backend {manifest.backend!r}, expected {backend!r}; leave --backend "
                 "out or give another set"
             )
-        verify(directory, manifest)
         return cls(directory, manifest, open_backend(manifest.backend, manifest.target))
 
     def __getitem__(self, name: str) -> Engine:

@@ -1,9 +1,10 @@
 """The format of an engine set: a directory with `manifest.json` and the files it lists.
 
-    manifest.json    what the set is of and for, its engines, and the SHA-256 of every other file
-    step.onnx ...    one file an engine
-    weights.bin      the weights that engines share, where the backend keeps them apart
-    parity.json      how far each engine is from the fp32 module it was made from
+    manifest.json        what the set is of and for, its engines, and the SHA-256 of every file that was built
+    step.onnx ...        one file an engine
+    weights.bin          the weights that engines share, where the backend keeps them apart
+    parity.json          the certificate: how far each engine is from the fp32 module, as measured where it runs
+    manifest.json.seal   who built this; and who certified it, parity.json.seal (`engine/seal.py`)
 
 `engine/` owns this format because it reads it; `export/` writes it.
 """
@@ -18,7 +19,7 @@ from typing import Any
 from stt2v.engine.errors import EngineSetError
 from stt2v.engine.spec import EngineSpec
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 PARITY = "parity.json"
 REBUILD = "run `stt2v build-engines` again"
@@ -149,14 +150,14 @@ def verify(directory: Path, manifest: Manifest) -> None:
         if entry.file not in manifest.files:
             raise EngineSetError(f"{directory / entry.file}: has no hash in {MANIFEST}; {REBUILD}")
     for name, expected in manifest.files.items():
-        path = _inside(directory, name)
+        path = inside(directory, name)
         if not path.is_file():
             raise EngineSetError(f"{path}: is missing from the engine set; {REBUILD}")
         if path.stat().st_size != expected.bytes or hash_file(path) != expected.sha256:
             raise EngineSetError(f"{path}: is not the file that was built (another hash); {REBUILD}")
 
 
-def _inside(directory: Path, name: str) -> Path:
+def inside(directory: Path, name: str) -> Path:
     """The file `name` of the set. Raises EngineSetError when it leads out of `directory`, also by a link."""
     relative = PurePosixPath(name)
     path = directory / name

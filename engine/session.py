@@ -60,10 +60,12 @@ class Session(Closing):
         engines: Path | None = None,
         backend: str | None = None,
         enhancer: str | None = None,
+        trust: bool = False,
     ) -> Self:
         """Open the engine set in `engines`, or the one of `model` that was built here or is shipped.
 
-        Without `engines`, `enhancer` is the one that the set should hold; None is the model's own.
+        Without `engines`, `enhancer` is the one that the set should hold; None is the model's own. With `trust` the set
+        may be of any origin.
 
         Raises UsageError for an unknown model and for a set of another model or backend, EngineSetError and
         BackendError for a set that cannot be used.
@@ -71,7 +73,7 @@ class Session(Closing):
         find_model(model)
         if backend is not None:
             check_backend(backend)
-        opened = EngineSet.open(engines or find_set(model, backend, enhancer), backend)
+        opened = EngineSet.open(engines or find_set(model, backend, enhancer), backend, trust)
         if opened.model.name != model:
             opened.close()
             raise UsageError(f"engine set {opened.directory} is of model {opened.model.name!r}, expected {model!r}")

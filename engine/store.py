@@ -1,22 +1,17 @@
 """Where engine sets are kept: those the package ships, and those built on this machine."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stt2v.engine.backends import BACKENDS, check_backend, runs_here
 from stt2v.engine.errors import EngineSetError
+from stt2v.engine.home import home
 from stt2v.engine.manifest import MANIFEST
 from stt2v.engine.models import MODELS, find_model
 from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.models.model import Enhancing, Model
 
 SHIPPED = Path(__file__).parent / "sets"
-
-
-def home() -> Path:
-    """The folder of everything stt2v keeps: `STT2V_HOME`, by default `~/.cache/stt2v`."""
-    return Path(os.environ.get("STT2V_HOME") or Path.home() / ".cache" / "stt2v")
 
 
 def built_set(model: Model, backend: str, target: str, precision: str, random: bool = False) -> Path:

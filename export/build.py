@@ -13,9 +13,10 @@ from typing import Any
 import stt2v
 from stt2v.engine.backends import open_backend
 from stt2v.engine.errors import ExportError
-from stt2v.engine.manifest import EngineEntry, Manifest, file_entries, write_manifest
-from stt2v.engine.parity import Parity, read_parity, write_parity
+from stt2v.engine.manifest import MANIFEST, EngineEntry, Manifest, file_entries, write_manifest
+from stt2v.engine.parity import PARITY, Parity, read_parity, write_parity
 from stt2v.engine.progress import Progress, Silent
+from stt2v.engine.seal import seal
 from stt2v.export.capture import Program, program_from_graph
 from stt2v.export.compilers import Compile, Compiler, find_compiler
 from stt2v.export.graph import Graph, GraphMaker
@@ -103,13 +104,15 @@ class _Build:
                 entry, parity = self._engine(name, stage, compile_program)
                 entries.append(entry)
                 table.extend(parity)
-        if table:
-            write_parity(stage, table)
         for name, text in self.files.items():
             (stage / name).write_text(text, encoding="utf-8")
         names = [path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()]
         manifest = replace(self.wanted, engines=tuple(entries), files=file_entries(stage, names))
         write_manifest(stage, manifest)
+        seal(stage, MANIFEST)
+        if table:
+            write_parity(stage, table)
+            seal(stage, PARITY)
         return manifest, tuple(table)
 
     def _engine(self, name: str, stage: Path, compile_program: Compile) -> tuple[EngineEntry, list[Parity]]:

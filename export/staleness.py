@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from stt2v.engine.errors import EngineSetError
-from stt2v.engine.manifest import EngineEntry, Manifest, read_manifest, verify
+from stt2v.engine.manifest import EngineEntry, Manifest
+from stt2v.engine.trust import admit
 from stt2v.export.capture import Program
 
 Capture = Callable[[str], Program]
@@ -17,11 +18,9 @@ def current_manifest(directory: Path) -> tuple[Manifest | None, tuple[str, ...]]
     if not directory.exists():
         return None, (f"{directory} does not exist",)
     try:
-        manifest = read_manifest(directory)
-        verify(directory, manifest)
+        return admit(directory), ()
     except EngineSetError as exc:
         return None, (str(exc),)
-    return manifest, ()
 
 
 def stale_files(built: Manifest, texts: Mapping[str, str]) -> tuple[str, ...]:

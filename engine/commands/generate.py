@@ -35,6 +35,9 @@ def generate(
     engines: Annotated[
         Path | None, typer.Option("--engines", help="The engine set's folder. Default: built here, else shipped.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open engines of any origin. Only if you know who made them: they are code.")
+    ] = False,
     no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Keep settings and seed out of the file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,7 +50,8 @@ def generate(
     _keep_the_repeated(order, output or DEFAULT_OUTPUT)
     plan_run(declared, request.resolve(declared))  # a wrong argument is told before a missing engine set
     files = []
-    with Session.open(order.model, engines, backend, request.enhancer) as session, progress_on(sys.stderr) as progress:
+    opened = Session.open(order.model, engines, backend, request.enhancer, trust)
+    with opened as session, progress_on(sys.stderr) as progress:
         _tell_differences(order, session, progress)
         for path in _videos(session, request, output, progress, not no_metadata):
             files.append(str(path))

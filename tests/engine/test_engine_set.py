@@ -7,8 +7,9 @@ import pytest
 
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError, UsageError
-from stt2v.engine.manifest import Manifest, write_manifest
+from stt2v.engine.manifest import MANIFEST, Manifest, write_manifest
 from stt2v.engine.models import find_model
+from stt2v.engine.seal import seal
 from stt2v.engine.session import Session
 
 DECLARED = find_model("tiny").to_json()
@@ -16,6 +17,7 @@ DECLARED = find_model("tiny").to_json()
 
 def write(directory: Path, model: Mapping[str, object], backend: str = "onnxruntime") -> None:
     write_manifest(directory, Manifest("9.9", model, backend, "cpu", "fp32", {}, (), {}))
+    seal(directory, MANIFEST)
 
 
 def test_declaration_is_read(tmp_path: Path) -> None:

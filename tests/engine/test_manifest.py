@@ -62,7 +62,7 @@ def test_other_json_is_refused(tmp_path: Path, content: str) -> None:
 def test_other_format_is_named(tmp_path: Path, manifest: Manifest) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(EngineSetError, match="format 99, this stt2v reads format 1"):
+    with pytest.raises(EngineSetError, match="format 99, this stt2v reads format 2"):
         read_manifest(tmp_path)
 
 
