@@ -85,7 +85,7 @@ class Manifest:
     @property
     def engines_hash(self) -> str:
         """One hash for all files of the engines, what they share included."""
-        lines = sorted(f"{name} {entry.sha256}" for name, entry in self.files.items() if name != PARITY)
+        lines = sorted(f"{name} {entry.sha256}" for name, entry in self.files.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

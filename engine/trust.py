@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 
 from stt2v.engine.errors import EngineSetError
-from stt2v.engine.manifest import MANIFEST, Manifest, inside, read_manifest, verify
-from stt2v.engine.parity import PARITY
+from stt2v.engine.manifest import MANIFEST, PARITY, Manifest, inside, read_manifest, verify
 from stt2v.engine.seal import check_seal
 
 

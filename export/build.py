@@ -13,8 +13,8 @@ from typing import Any
 import stt2v
 from stt2v.engine.backends import open_backend
 from stt2v.engine.errors import ExportError
-from stt2v.engine.manifest import MANIFEST, EngineEntry, Manifest, file_entries, write_manifest
-from stt2v.engine.parity import PARITY, Parity, read_parity, write_parity
+from stt2v.engine.manifest import MANIFEST, PARITY, EngineEntry, Manifest, file_entries, write_manifest
+from stt2v.engine.parity import Parity, read_parity, write_parity
 from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.seal import seal
 from stt2v.export.capture import Program, program_from_graph

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from stt2v.engine import pinned
-from stt2v.engine.manifest import MANIFEST, hash_file
-from stt2v.engine.parity import PARITY
+from stt2v.engine.manifest import MANIFEST, PARITY, hash_file
 from stt2v.engine.seal import SUFFIX
 from stt2v.engine.store import SHIPPED
 

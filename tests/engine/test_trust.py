@@ -11,8 +11,7 @@ import pytest
 from stt2v.engine import engine_set, pinned
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError
-from stt2v.engine.manifest import MANIFEST, file_entries, read_manifest, write_manifest
-from stt2v.engine.parity import PARITY
+from stt2v.engine.manifest import MANIFEST, PARITY, file_entries, read_manifest, write_manifest
 from stt2v.engine.seal import SUFFIX, seal
 from stt2v.engine.store import SHIPPED
 from stt2v.engine.trust import admit
