@@ -100,7 +100,7 @@ class OrtBackend:
         return HostEngine(session, spec) if self.device == "cpu" else DeviceEngine(session, spec, self.device)
 
 
-def open_on(device: str) -> OrtBackend:
+def open_on(device: str = "cpu") -> OrtBackend:
     """The backend on "cpu" or "cuda". Raises UsageError for another device, BackendError when it cannot be used."""
     if device not in PROVIDERS:
         raise UsageError(f"device {device!r} is not known to onnxruntime; choose one of {', '.join(PROVIDERS)}")

@@ -105,7 +105,7 @@ def test_none_or_both_distributions_are_explained(
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(UsageError, match=r"'onyx' is not known; choose one of onnxruntime$"):
+    with pytest.raises(UsageError, match=r"'onyx' is not known; choose one of .*onnxruntime"):
         open_backend("onyx")
     with pytest.raises(UsageError, match=r"'tpu' is not known.*cpu, cuda"):
         open_backend("onnxruntime", "tpu")
@@ -125,11 +125,6 @@ def test_library_that_does_not_load_is_not_here(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(ort, "runtime", runtime)
     assert not runs_here("onnxruntime", "cpu")
-
-
-def test_sets_that_can_only_be_built_are_told_apart() -> None:
-    with pytest.raises(UsageError, match="tensorrt-rtx sets can be built here but not run yet"):
-        open_backend("tensorrt-rtx", "sm_89")
 
 
 def test_nobody_can_choose_the_fake() -> None:

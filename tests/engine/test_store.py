@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stt2v.engine.errors import EngineSetError, UsageError
+from stt2v.engine.errors import EngineSetError
 from stt2v.engine.models import find_model
 from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.store import SHIPPED, built_set, find_set
@@ -68,9 +68,9 @@ def test_enhancer_that_is_asked_for(make) -> None:
         find_set("streaming-t2v", enhancer="i2vgen-xl")
 
 
-def test_backend_that_only_builds(make) -> None:
-    make("tiny", "tensorrt-rtx", "sm_89")
-    with pytest.raises(UsageError, match="tensorrt-rtx sets can be built here but not run yet"):
+def test_set_for_a_card_that_is_not_here_is_passed_over(make) -> None:
+    make("tiny", "tensorrt-rtx", "sm_01")
+    with pytest.raises(EngineSetError, match="build-engines --model tiny --backend tensorrt-rtx"):
         find_set("tiny", "tensorrt-rtx")
 
 
