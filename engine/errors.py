@@ -8,6 +8,7 @@
     ├── BackendError           a compiled engine failed at run time; exit code 1
     │   └── OutOfMemoryError   ... because memory ran out
     ├── StageError             a stage produced frames that cannot be right (NaN, constant); exit code 1
+    │   └── DriftError         ... or that are farther from the beginning than was allowed
     ├── OutputError            the video cannot be written; exit code 1
     └── ExportError            weights or graphs cannot be converted or compiled; exit code 1
 
@@ -51,6 +52,10 @@ class OutOfMemoryError(BackendError):
 
 class StageError(Stt2vError):
     """A stage produced frames that cannot be right."""
+
+
+class DriftError(StageError):
+    """A chunk is farther from the beginning of the video than was allowed."""
 
 
 class OutputError(Stt2vError):

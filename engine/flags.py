@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from stt2v.engine.drift import DriftLimits, OnDrift
 from stt2v.engine.errors import UsageError
 from stt2v.engine.models import DEFAULT_MODEL
 from stt2v.engine.models.enhancers import NO_ENHANCER
@@ -72,6 +73,16 @@ class RequestFlags:
         str | None,
         typer.Option("--first-chunk", help="Of streaming-t2v: modelscope, animatediff or svd. The others need `t2i`."),
     ] = None
+    on_drift: Annotated[
+        OnDrift | None,
+        typer.Option("--on-drift", help="Measure every chunk; of one outside the limits warn, make it again, or stop."),
+    ] = None
+    drift_limits: Annotated[
+        str | None,
+        typer.Option(
+            "--drift-limits", metavar="NAME=NUMBER,...", help=f"Of --on-drift. Default: {DriftLimits().spelled()}."
+        ),
+    ] = None
     no_interpolate: Annotated[
         bool, typer.Option("--no-interpolate", help="Generate every frame; do not double the rate.")
     ] = False
@@ -106,6 +117,8 @@ class RequestFlags:
             "overlap": self.overlap,
             "blending": False if self.no_randomized_blending else None,
             "interpolate": False if self.no_interpolate else None,
+            "on_drift": self.on_drift,
+            "drift_limits": DriftLimits.parsed(self.drift_limits) if self.drift_limits is not None else None,
             "first_chunk": self.first_chunk,
         }
         return {name: value for name, value in values.items() if value is not None}

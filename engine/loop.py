@@ -8,7 +8,7 @@ import numpy as np
 from stt2v.engine.backends.base import Array, Engine, Value
 from stt2v.engine.models.conditions import Conditions
 from stt2v.engine.models.model import Denoising, Model
-from stt2v.engine.noise import NoiseSource
+from stt2v.engine.noise import NoiseSource, OtherNoise
 from stt2v.engine.schedules import SCHEDULES
 from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.decode import decode, through_8_bits
@@ -16,6 +16,15 @@ from stt2v.engine.stages.denoise import Trajectory, denoise, guided_step
 
 OnStep = Callable[[int, int, float, Value], Value]
 """Called after each step with the chunk's and the step's index, the timestep and the latents; returns the latents."""
+
+Settle = Callable[[int, Array, Callable[[int], Array]], Array]
+"""Called for each later chunk with its index, the frame before it, [3, H, W], and what makes its new frames from the
+noise of an attempt; returns the frames to go on with."""
+
+
+def first_attempt(chunk: int, before: Array, make: Callable[[int], Array]) -> Array:
+    """Take what comes."""
+    return make(0)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Loop:
     streaming: Denoising
     on_step: OnStep
     given: Array | None = None
+    settle: Settle = first_attempt
 
     def chunks(self, count: int) -> Iterator[Array]:
         """New frames of `count` chunks: [n, 3, H, W], float32, in [-1, 1].
@@ -45,38 +55,48 @@ class Loop:
         previous = first
         yield first
         for index in range(1, count):
-            previous = self.next_chunk(index, previous[-self.model.conditional :], anchor)[self.model.conditional :]
+            previous = self._settled(index, previous[-self.model.conditional :], anchor)
             yield previous
+
+    def _settled(self, index: int, control: Array, anchor: Array) -> Array:
+        """The new frames of chunk `index`."""
+        conditional = self.model.conditional
+        return self.settle(
+            index, control[-1], lambda attempt: self.next_chunk(index, control, anchor, attempt)[conditional:]
+        )
 
     def first_chunk(self) -> Array:
         """All frames of the first chunk: [F, 3, H, W]."""
         if self.given is not None:
             return self.given
-        latents = self._denoise("first_step", 0, self.model.first, self.conditions.first())
+        latents = self._denoise("first_step", 0, self.model.first, self.conditions.first(), self.noise)
         frames = self._decode(latents)
         return through_8_bits(frames) if self.model.first_through_8_bits else frames
 
-    def next_chunk(self, index: int, control: Array, anchor: Array) -> Array:
-        """All frames of chunk `index`, conditional ones included: [F, 3, H, W].
+    def next_chunk(self, index: int, control: Array, anchor: Array, attempt: int = 0) -> Array:
+        """All frames of chunk `index`, conditional ones included: [F, 3, H, W]; each attempt has noise of its own.
 
         control: [Fc, 3, H, W], anchor: [1, 3, H, W], float32, in [-1, 1].
         """
         conditions = self.conditions.streaming(index, control, anchor)
-        return self._decode(self._denoise("step", index, self.streaming, conditions))
+        noise = OtherNoise(self.noise, attempt) if attempt else self.noise
+        return self._decode(self._denoise("step", index, self.streaming, conditions, noise))
 
     def _decode(self, latents: Value) -> Array:
         return check_frames("decode", decode(self.engines, latents, self.model.decode_group))
 
-    def _denoise(self, step: str, chunk: int, how: Denoising, conditions: Mapping[str, Value]) -> Value:
+    def _denoise(
+        self, step: str, chunk: int, how: Denoising, conditions: Mapping[str, Value], noise: NoiseSource
+    ) -> Value:
         schedule = SCHEDULES[how.schedule](how.steps)
         shape = self.model.latent_shape
         guidance = np.linspace(*how.guidance, shape[0], dtype=np.float32)
-        start = self.noise.normal("latents", chunk, 0, shape) * np.float32(schedule.initial_scale)
+        start = noise.normal("latents", chunk, 0, shape) * np.float32(schedule.initial_scale)
         return denoise(
             guided_step(self.engines, step),
             start,
             conditions,
             Trajectory(schedule.table, guidance, "latents", chunk),
-            self.noise,
+            noise,
             lambda index, timestep, latents: self.on_step(chunk, index, timestep, latents),
         )

@@ -39,6 +39,23 @@ class NoiseSource(Protocol):
         ...
 
 
+class OtherNoise:
+    """The noise of attempt number `attempt` at the same thing, from keys that no other attempt uses."""
+
+    def __init__(self, noise: NoiseSource, attempt: int) -> None:
+        self._noise = noise
+        self._suffix = f"/attempt {attempt}"
+
+    def normal(self, stage: str, chunk: int, step: int, shape: tuple[int, ...]) -> Array:
+        return self._noise.normal(stage + self._suffix, chunk, step, shape)
+
+    def uniform(self, stage: str, chunk: int, step: int, shape: tuple[int, ...]) -> Array:
+        return self._noise.uniform(stage + self._suffix, chunk, step, shape)
+
+    def integers(self, stage: str, chunk: int, step: int, low: int, high: int) -> int:
+        return self._noise.integers(stage + self._suffix, chunk, step, low, high)
+
+
 class Noise:
     """The noise of one seed. Raises UsageError for a seed outside [0, 2**63)."""
 

@@ -1,15 +1,16 @@
 """One request from picture to frames: the stages in their order, each a stream that feeds the next."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames
+from stt2v.engine.drift import DriftWatch
 from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.first_chunk import first_chunk_frames
-from stt2v.engine.loop import Loop, OnStep
+from stt2v.engine.loop import Loop, OnStep, first_attempt
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.tokenizer import Tokenizer, Tokens
 from stt2v.engine.models.conditions import Start, open_conditions
@@ -23,6 +24,13 @@ from stt2v.engine.stages.decode import from_uint8, to_uint8
 from stt2v.engine.stages.enhance import Tools, enhanced, open_enhancer
 from stt2v.engine.stages.interpolate import interpolate
 
+OnBase = Callable[[Frames], None]
+"""Called with each block of the base video's frames, [n, H, W, 3], uint8, before it is enhanced or interpolated."""
+
+
+def unseen(frames: Frames) -> None:
+    """Where base frames go when nobody looks."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -35,6 +43,7 @@ class Pipeline:
     plan: RunPlan
     noise: NoiseSource
     progress: Progress
+    on_base: OnBase = unseen
 
     def __post_init__(self) -> None:
         """Raise EngineSetError or UsageError, before any work, when a stage has no engine."""
@@ -45,7 +54,7 @@ class Pipeline:
 
     def run(self, picture: Frames | None, on_step: OnStep) -> Iterator[Frames]:
         """Blocks of frames, [n, H, W, 3], uint8; picture: [H, W, 3], uint8, of the model's size, where it takes one."""
-        frames = self._base(picture, on_step)
+        frames = self._seen(self._base(picture, on_step))
         if self.plan.enhancing:
             frames = self._enhanced(frames, picture, self.plan.enhancing)
         frames = limited(frames, self.plan.base_frames)
@@ -56,12 +65,29 @@ class Pipeline:
     def _base(self, picture: Frames | None, on_step: OnStep) -> Iterator[Frames]:
         start = Start(None if picture is None else model_image(picture), self._texts())
         conditions = open_conditions(self.model, self.engines, start, self.noise)
-        loop = Loop(
-            self.model, self.engines, conditions, self.noise, self.settings.streaming, on_step, self._given_chunk()
-        )
+        streaming, given = self.settings.streaming, self._given_chunk()
+        watch = self._drift_watch()
+        settle = watch.settle if watch else first_attempt
+        loop = Loop(self.model, self.engines, conditions, self.noise, streaming, on_step, given, settle)
         self.progress.stage("generate", self.plan.steps)
         for frames in loop.chunks(len(self.plan.chunks)):
-            yield to_uint8(frames)
+            block = to_uint8(frames)
+            if watch:
+                watch.begin(block)
+            yield block
+
+    def _drift_watch(self) -> DriftWatch | None:
+        how = self.settings.drifting
+        return DriftWatch(how, self.settings.streaming.steps, self.progress) if how else None
+
+    def _seen(self, blocks: Iterator[Frames]) -> Iterator[Frames]:
+        """`blocks` as they are; `on_base` sees those frames that the video is made of."""
+        left = self.plan.base_frames
+        for block in blocks:
+            if left > 0:
+                self.on_base(block[:left])
+            left -= len(block)
+            yield block
 
     def _given_chunk(self) -> Array | None:
         """The first chunk where another program makes it, as the loop takes it."""

@@ -71,6 +71,11 @@ class RunPlan:
         return per_chunk(self.prompts, len(self.chunks))
 
     @property
+    def base_fps(self) -> float:
+        """Frame rate of the base video."""
+        return self.fps / output_frame(1, self.interpolate)
+
+    @property
     def generated_frames(self) -> int:
         return self.chunks[-1].stop
 

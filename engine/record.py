@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stt2v.engine.drift import DriftLimits
 from stt2v.engine.errors import InputError
 from stt2v.engine.media.image import image_hash
 from stt2v.engine.media.read import read_comment
@@ -49,6 +50,8 @@ def _word(name: str, value: Any) -> str:
             return "" if value else "--no-interpolate"
         case "guidance", (low, high):
             return f"--guidance={low}:{high}"
+        case "drift_limits", _:
+            return f"--drift-limits={value.spelled()}"
         case "image", _:
             return f"--image={value.absolute()}" if isinstance(value, Path) else ""
     return f"--{name.replace('_', '-')}={value}"
@@ -127,11 +130,19 @@ def _request(made: Mapping[str, Any]) -> Request:
         interpolate=_get(made, "interpolate", bool),
         first_chunk=_get(made, "first_chunk", str, type(None)),
         enhancer=NO_ENHANCER,
+        **_drifting(made.get("drifting")),
     )
     if enhancing is None:
         return request
     window, overlap = _get(enhancing, "window", int), _get(enhancing, "overlap", int)
     return replace(request, enhancer=_get(enhancing, "name", str), window=window, overlap=overlap)
+
+
+def _drifting(data: Any) -> dict[str, Any]:
+    if data is None:
+        return {}
+    limits = DriftLimits(**{name: _number(value) for name, value in _get(data, "limits", dict).items()})
+    return {"on_drift": _get(data, "action", str), "drift_limits": limits}
 
 
 def _get(data: Mapping[str, Any], key: str, *types: type) -> Any:

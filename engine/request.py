@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from stt2v.engine.drift import ACTIONS, Drifting, DriftLimits, OnDrift
 from stt2v.engine.errors import UsageError
 from stt2v.engine.media.image import Fit, image_hash
 from stt2v.engine.models.enhancers import choose_enhancer
@@ -36,6 +37,7 @@ class Settings:
     enhancing: Enhancing | None
     negative_prompt: str | None
     interpolate: bool
+    drifting: Drifting | None
     first_chunk: str | None  # what makes the first chunk in place of the model's own engines
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +70,8 @@ class Request:
     overlap: int | None = None
     blending: bool = True
     interpolate: bool | None = None
+    on_drift: OnDrift | None = None
+    drift_limits: DriftLimits | None = None
     first_chunk: str | None = None
 
     def resolve(self, model: Model) -> Settings:
@@ -92,6 +96,7 @@ class Request:
             enhancing=self._enhancing(model),
             negative_prompt=self.negative_prompt,
             interpolate=_or(self.interpolate, model.interpolate),
+            drifting=self._drifting(),
             first_chunk=self._first_chunk(model),
         )
 
@@ -111,6 +116,15 @@ class Request:
             hint = "; begin with it by --first-chunk svd" if "svd" in model.first_chunks else ""
             raise UsageError(f"model {model.name!r} starts from --{model.inputs[0]}, got an image too{hint}")
         return None if kind in model.first_chunks[:1] else kind
+
+    def _drifting(self) -> Drifting | None:
+        if self.on_drift is None:
+            if self.drift_limits is not None:
+                raise UsageError("drift limits are given and nothing to do about drift; add --on-drift")
+            return None
+        if self.on_drift not in ACTIONS:
+            raise UsageError(f"what to do on drift is {self.on_drift!r}, expected one of {', '.join(ACTIONS)}")
+        return Drifting(self.on_drift, self.drift_limits or DriftLimits())
 
     def _enhancing(self, model: Model) -> Enhancing | None:
         how = choose_enhancer(model, self.enhancer)

@@ -11,20 +11,32 @@ from stt2v.engine.progress import Progress
 from stt2v.engine.record import record_json
 from stt2v.engine.request import Request
 from stt2v.engine.session import Session
+from stt2v.engine.views import NO_VIEWS, Views
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
-def generate_video(session: Session, request: Request, output: Path, progress: Progress, metadata: bool = True) -> Path:
-    """Make the video of `request` at `output`. Nothing is left there when it fails.
+def generate_video(
+    session: Session,
+    request: Request,
+    output: Path,
+    progress: Progress,
+    metadata: bool = True,
+    views: Views = NO_VIEWS,
+) -> Path:
+    """Make the video of `request` at `output`. Nothing is left there when it fails; what the views show stays.
 
     Raises UsageError, InputError, OutputError, StageError, BackendError.
     """
     check_output(output)  # before the input is even read, so that nothing else is said
     plan = session.plan(request)
     tags = {"comment": record_json(session, request)} if metadata else {}
-    with VideoWriter(output, plan.width, plan.height, plan.fps, tags) as writer:
-        for chunk in session.generate(request, progress):
+    width, height, fps = session.model.width, session.model.height, plan.base_fps
+    with (
+        VideoWriter(output, plan.width, plan.height, plan.fps, tags) as writer,
+        views.opened(width, height, fps, progress) as shown,
+    ):
+        for chunk in session.generate(request, progress, on_base=shown):
             writer.write(chunk.frames)
     return output
 

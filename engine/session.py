@@ -17,7 +17,7 @@ from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models import DEFAULT_MODEL, find_model
 from stt2v.engine.models.model import Model
 from stt2v.engine.noise import Noise
-from stt2v.engine.pipeline import Pipeline
+from stt2v.engine.pipeline import OnBase, Pipeline, unseen
 from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.request import Request, Settings
@@ -101,6 +101,7 @@ class Session(Closing):
         request: Request,
         progress: Progress | None = None,
         callback_on_step_end: StepCallback | None = None,
+        on_base: OnBase = unseen,
     ) -> Iterator[Chunk]:
         """The video of `request`, chunk by chunk, exactly as many frames as were asked for.
 
@@ -111,7 +112,8 @@ class Session(Closing):
         settings = request.resolve(self.model)
         plan = plan_run(self.model, settings)
         watcher = progress or Silent()
-        pipeline = Pipeline(self.model, self.engines, self.tokenizers, settings, plan, Noise(settings.seed), watcher)
+        noise = Noise(settings.seed)
+        pipeline = Pipeline(self.model, self.engines, self.tokenizers, settings, plan, noise, watcher, on_base)
         picture = self._picture(settings, watcher)
         frames = pipeline.run(picture, self._on_step(watcher, callback_on_step_end))
         return (Chunk(index, block) for index, block in enumerate(frames))

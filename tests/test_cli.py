@@ -363,3 +363,37 @@ def test_a_video_is_made_again_from_its_file(run: Run, tmp_path: Path) -> None:
     assert_one_line(err)
     assert (code, Path("no.mp4").exists()) == (2, False)
     assert "give it by --image" in err
+
+
+def test_a_run_can_be_watched_and_measured(run: Run) -> None:
+    import av
+
+    words = ("generate", "--image", PICTURE, "--num-frames", 30, "--steps", 1, "--no-enhance", "--no-interpolate")
+    views = ("--preview", "live.mp4", "--contact-sheet", "sheet.png")
+    code, _, err = run(*words, *views, "--on-drift", "retry", "--drift-limits", "sharpness=1")
+    assert code == 0
+    assert len(re.findall(r"^chunk 1: seam [\d.]+, sharpness [\d.]+, colour [\d.]+, flow [\d.]+ %$", err, re.M)) == 4
+    assert "chunk 1 drifts (attempt 4 of 4), sharpness " in err
+    with av.open("live.mp4") as live, av.open("out.mp4") as whole:
+        assert [sum(1 for _ in file.decode(video=0)) for file in (live, whole)] == [30, 30]
+        assert json.loads(whole.metadata["comment"])["drifting"]["action"] == "retry"
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width == 960
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--preview", "out.mp4"], "out.mp4 is another file of this run"),
+        (["--contact-sheet", PICTURE], "landscape.jpg is another file of this run"),
+        (["--preview", "live.avi"], ".mp4"),
+        (["--drift-limits", "seam=1"], "add --on-drift"),
+        (["--on-drift", "warn", "--drift-limits", "size=1"], "seam, sharpness, colour, flow"),
+    ],
+)
+def test_views_and_drift_are_refused(run: Run, words: list[object], said: str) -> None:
+    code, _, err = run("generate", "--image", PICTURE, "--num-frames", 1, *words)
+    assert_one_line(err)
+    assert code == 2
+    assert said in err
+    assert not list(Path.cwd().iterdir())

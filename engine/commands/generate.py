@@ -17,6 +17,7 @@ from stt2v.engine.models import find_model
 from stt2v.engine.plan import plan_run
 from stt2v.engine.progress import Progress
 from stt2v.engine.request import Request
+from stt2v.engine.views import NO_VIEWS, Views
 
 DEFAULT_OUTPUT = Path("out.mp4")
 
@@ -38,6 +39,13 @@ def generate(
     trust: Annotated[
         bool, typer.Option("--trust", help="Open engines of any origin. Only if you know who made them: they are code.")
     ] = False,
+    preview: Annotated[
+        Path | None,
+        typer.Option("--preview", metavar="MP4", help="Show the base frames here; it plays while it grows."),
+    ] = None,
+    contact_sheet: Annotated[
+        Path | None, typer.Option("--contact-sheet", metavar="PNG", help="Show some frames of every chunk here.")
+    ] = None,
     no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Keep settings and seed out of the file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,13 +55,14 @@ def generate(
 
     began = time.monotonic()
     request, declared = order.request, find_model(order.model)
-    _keep_the_repeated(order, output or DEFAULT_OUTPUT)
+    views = Views(preview, contact_sheet)
+    _check_names(order, output or DEFAULT_OUTPUT, views)
     plan_run(declared, request.resolve(declared))  # a wrong argument is told before a missing engine set
     files = []
     opened = Session.open(order.model, engines, backend, request.enhancer, trust)
     with opened as session, progress_on(sys.stderr) as progress:
         _tell_differences(order, session, progress)
-        for path in _videos(session, request, output, progress, not no_metadata):
+        for path in _videos(session, request, output, progress, not no_metadata, views):
             files.append(str(path))
             if not as_json:
                 say(str(path))
@@ -64,10 +73,16 @@ def generate(
         say_json({**planned, "files": files, "seconds": round(time.monotonic() - began, 2)})
 
 
-def _keep_the_repeated(order: Order, output: Path) -> None:
-    """Raise UsageError when the video to repeat would be written over."""
-    if order.repeats and order.repeats.path.resolve() == output.resolve():
-        raise UsageError(f"output {output} is the video to repeat; choose another name with --output")
+def _check_names(order: Order, output: Path, views: Views) -> None:
+    """Raise UsageError when one file of the run would be written over another."""
+    if _folder(order.request) and views != NO_VIEWS:
+        raise UsageError("a preview and a contact sheet show one video, got a folder of pictures; give one picture")
+    read = order.request.image, order.repeats.path if order.repeats else None
+    used = {path.resolve() for path in read if isinstance(path, Path)}
+    for path in filter(None, (output, views.preview, views.contact_sheet)):
+        if path.resolve() in used:
+            raise UsageError(f"{path} is another file of this run and would be lost; choose another name")
+        used.add(path.resolve())
 
 
 def _tell_differences(order: Order, session: "Session", progress: Progress) -> None:
@@ -80,7 +95,7 @@ def _tell_differences(order: Order, session: "Session", progress: Progress) -> N
 
 
 def _videos(
-    session: "Session", request: Request, output: Path | None, progress: Progress, metadata: bool
+    session: "Session", request: Request, output: Path | None, progress: Progress, metadata: bool, views: Views
 ) -> Iterator[Path]:
     """Each video once it is whole: one, or one for every picture of a folder."""
     from stt2v.engine.run import generate_folder, generate_video
@@ -88,7 +103,7 @@ def _videos(
     if folder := _folder(request):
         yield from generate_folder(session, request, folder, output or Path("out"), progress, metadata)
     else:
-        yield generate_video(session, request, output or DEFAULT_OUTPUT, progress, metadata)
+        yield generate_video(session, request, output or DEFAULT_OUTPUT, progress, metadata, views)
 
 
 def _folder(request: Request) -> Path | None:

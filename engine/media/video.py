@@ -12,6 +12,7 @@ from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
@@ -41,7 +42,7 @@ class VideoWriter:
         self._temporary = Path(name)
         try:
             self._container = self._open(metadata)
-            self._stream = self._add_stream(width, height, Fraction(fps).limit_denominator(1001))
+            self._stream = add_stream(self._container, width, height, fps, {"crf": QUALITY, "preset": "medium"})
         except Exception:
             self._temporary.unlink()
             raise
@@ -53,27 +54,13 @@ class VideoWriter:
         container.metadata.update(metadata)
         return container
 
-    def _add_stream(self, width: int, height: int, rate: Fraction) -> "VideoStream":
-        from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-
-        stream = self._container.add_stream("libx264", rate=rate, options={"crf": QUALITY, "preset": "medium"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.thread_count = THREADS
-        context = stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        return stream
-
     def write(self, frames: Frames) -> None:
         """Append frames: [n, H, W, 3], uint8. Raises OutputError."""
         import av
-        from av.video.reformatter import ColorRange, Colorspace
 
         try:
             for pixels in frames:
-                picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
-                    format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-                )
+                picture = encodable(pixels)
                 picture.pts = self.frames
                 self.frames += 1
                 self._container.mux(self._stream.encode(picture))
@@ -109,14 +96,40 @@ class VideoWriter:
         return OutputError(f"video {self.path} cannot be written ({error}); free the disk or choose another place")
 
 
-def check_output(path: Path) -> None:
-    """Raise unless an MP4 can be made at `path`."""
-    if path.suffix.lower() != ".mp4":
-        raise UsageError(f"output is {path}, expected a file name that ends in .mp4")
+def add_stream(
+    container: "OutputContainer", width: int, height: int, fps: float, options: dict[str, str]
+) -> "VideoStream":
+    """A stream of H.264 in `container`: yuv420p, BT.709; options: the encoder's."""
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    stream.thread_count = THREADS
+    context = stream.codec_context
+    context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    return stream
+
+
+def encodable(pixels: Frames) -> "VideoFrame":
+    """pixels: [H, W, 3], uint8 -> the picture that such a stream takes."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+    )
+
+
+def check_output(path: Path, *suffixes: str) -> None:
+    """Raise unless a file with one of `suffixes`, by default an MP4, can be made at `path`."""
+    suffixes = suffixes or (".mp4",)
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"output is {path}, expected a file name that ends in {' or '.join(suffixes)}")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise UsageError(f"name of the output is {len(os.fsencode(path.name))} bytes long, at most {LONGEST_NAME} fit")
     if path.is_dir():
-        raise UsageError(f"output {path} is a folder, expected the name of an MP4 file")
+        raise UsageError(f"output {path} is a folder, expected the name of a file")
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} of the output does not exist; create it or choose another")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -184,6 +184,23 @@ def test_first_chunk_may_come_from_elsewhere() -> None:
     assert not toy["first_step"].calls
 
 
+def test_another_attempt_at_a_chunk_has_other_noise() -> None:
+    made: dict[tuple[int, int], np.ndarray] = {}
+
+    def settle(chunk: int, before: np.ndarray, make: Callable[[int], np.ndarray]) -> np.ndarray:
+        made.update({(chunk, attempt): make(attempt) for attempt in (0, 1, 2)})
+        assert np.array_equal(before, made[chunk - 1, 1][-1] if chunk > 1 else first[-1])
+        return made[chunk, 1]
+
+    plain = loop(engines())
+    chunks = Loop(**{**vars(loop(engines())), "settle": settle}).chunks(3)
+    first = next(chunks)
+    assert np.array_equal(next(chunks), made[1, 1])
+    assert np.array_equal(next(chunks), made[2, 1])
+    assert np.array_equal(list(plain.chunks(2))[1], made[1, 0])
+    assert not any(np.array_equal(made[1, a], made[1, b]) for a, b in ((0, 1), (1, 2), (0, 2)))
+
+
 def test_decode_groups() -> None:
     assert decode_groups(25, 8) == [8, 8, 8, 1]
     assert decode_groups(16, 8) == [8, 8]

@@ -1,0 +1,60 @@
+"""What can be looked at while a video is made: a preview and a contact sheet of the base video."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from stt2v.engine.backends.base import Frames
+from stt2v.engine.errors import OutputError
+from stt2v.engine.media.contact_sheet import ContactSheet
+from stt2v.engine.media.preview import Preview
+from stt2v.engine.progress import Progress
+
+
+class View(Protocol):
+    """Shows frames as they come."""
+
+    def write(self, frames: Frames) -> None:
+        """frames: [n, H, W, 3], uint8. Raises OutputError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Views:
+    """Where the views of a run go; None where there is none."""
+
+    preview: Path | None = None
+    contact_sheet: Path | None = None
+
+    @contextmanager
+    def opened(self, width: int, height: int, fps: float, progress: Progress) -> Iterator["Shown"]:
+        """Views for base frames of that size and rate. Raises UsageError, or OutputError for an unusable place."""
+        with ExitStack() as stack:
+            views: list[View] = []
+            if self.preview:
+                views.append(stack.enter_context(Preview(self.preview, width, height, fps)))
+            if self.contact_sheet:
+                views.append(ContactSheet(self.contact_sheet))
+            yield Shown(views, progress)
+
+
+NO_VIEWS = Views()
+
+
+class Shown:
+    """Shows each block of frames in all views; one that fails is told of and left out, and the run goes on."""
+
+    def __init__(self, views: list[View], progress: Progress) -> None:
+        self._views = views
+        self._progress = progress
+
+    def __call__(self, frames: Frames) -> None:
+        """frames: [n, H, W, 3], uint8."""
+        for view in list(self._views):
+            try:
+                view.write(frames)
+            except OutputError as error:
+                self._views.remove(view)
+                self._progress.note(f"{error}; the video goes on without it")
