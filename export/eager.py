@@ -13,21 +13,23 @@ class EagerEngine(Closing):
     """Runs a graph as it is written, without gradients: NumPy arrays in and out.
 
     The spec's outputs are known only once the module ran, so making one runs it on the graph's example inputs, unless
-    `spec` is given.
+    `spec` is given. The module has to be ready to run on `device`.
     """
 
-    def __init__(self, graph: Graph, spec: EngineSpec | None = None) -> None:
+    def __init__(self, graph: Graph, spec: EngineSpec | None = None, device: str = "cpu") -> None:
         self._graph: Graph | None = graph
+        self._device = device
         graph.module.eval()
         self.spec = spec or graph.spec(_call(graph, dict(graph.inputs)))
 
     def run(self, inputs: Values) -> dict[str, Value]:
         if self._graph is None:
             raise BackendError(f"engine {self.spec.name!r} is closed; make it again")
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in host_inputs(self.spec, inputs).items()}
+        arrays = host_inputs(self.spec, inputs)
+        tensors = {name: torch.tensor(array, device=self._device) for name, array in arrays.items()}
         outputs = _call(self._graph, tensors)
         # A module may return an input or a buffer of its own; the copy keeps later runs from changing it.
-        return {name: tensor.numpy().copy() for name, tensor in zip(self._graph.outputs, outputs, strict=True)}
+        return {name: tensor.cpu().numpy().copy() for name, tensor in zip(self._graph.outputs, outputs, strict=True)}
 
     def close(self) -> None:
         self._graph = None

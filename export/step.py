@@ -88,11 +88,34 @@ class Step(nn.Module):
         self.update = Update(rule)
 
     def forward(self, x: Tensor, guidance: Tensor, coefficients: Tensor, **extra: Tensor) -> tuple[Tensor, Tensor]:
-        names = {"noise", "x0_previous"} & set(extra)
-        conditions = {name: value for name, value in extra.items() if name not in names}
+        conditions, updates = _parted(extra)
         c_in, timestep = coefficients[0], coefficients[1]
         pair = torch.stack([x * c_in] * 2)
         uncond, cond = self.network(pair, timestep, **conditions).float().unbind()
-        updates = {name: extra[name] for name in names}
         x_next, x0 = self.update(x, uncond, cond, guidance, coefficients, **updates)
         return x_next, x0
+
+
+class HalvesApart(nn.Module):
+    """What `Step` does, one guidance half after the other: half of the activations, and more than half of the speed."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.one = Half(step.network)
+        self.update = step.update
+
+    def forward(self, x: Tensor, guidance: Tensor, coefficients: Tensor, **extra: Tensor) -> tuple[Tensor, Tensor]:
+        conditions, updates = _parted(extra)
+        uncond, cond = (
+            self.one(x, coefficients, **{n: v[i : i + 1] if len(v) == 2 else v for n, v in conditions.items()})
+            for i in (0, 1)
+        )
+        x_next, x0 = self.update(x, uncond, cond, guidance, coefficients, **updates)
+        return x_next, x0
+
+
+def _parted(extra: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The conditions of the network, and what the update takes besides."""
+    names = {"noise", "x0_previous"} & set(extra)
+    conditions = {name: value for name, value in extra.items() if name not in names}
+    return conditions, {name: extra[name] for name in names}

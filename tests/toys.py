@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from stt2v.export.capture import program_from_graph
 from stt2v.export.eager import EagerEngine
 from stt2v.export.graph import Graph, GraphMaker
-from stt2v.export.parity import seeded_inputs
 from stt2v.export.random_weights import random_state
+from stt2v.export.reference import seeded_inputs
 from stt2v.export.step import Half, Network, Step, Update, UpdateRule
 from stt2v.export.to_onnx import onnx_from_program
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from stt2v.engine.backends.memory import Meter
 from stt2v.engine.spec import EngineSpec
 
 
@@ -49,9 +50,17 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """Loads engine files of one kind."""
+    """Loads engine files of one kind.
+
+    `hardware` is what its engines run on, such that what was measured on one holds for another of that name; `meter`
+    measures the memory of that.
+    """
 
     name: str
+    meter: Meter
+
+    @property
+    def hardware(self) -> str: ...
 
     def load(self, path: Path, spec: EngineSpec) -> Engine:
         """Load the compiled file at `path`. Raises BackendError when it cannot run on this machine."""

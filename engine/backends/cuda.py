@@ -8,6 +8,7 @@ import ctypes
 import importlib
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,28 @@ def cuda_runtime() -> Any:
     return importlib.import_module("cuda.bindings.runtime")
 
 
-def compute_capability(api: Any) -> tuple[int, int]:
-    """Of the first card. Raises BackendError on a machine without a driver or a card."""
+@dataclass(frozen=True)
+class Card:
+    """target: by compute capability, such as "sm_89"; name: as sold."""
+
+    target: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.target})"
+
+
+def first_card(api: Any) -> Card:
+    """The card that engines run on. Raises BackendError on a machine without a driver or a card."""
     if not _checked(api, "cudaGetDeviceCount"):
         raise BackendError("CUDA finds no card; check `nvidia-smi` and CUDA_VISIBLE_DEVICES")
-    names = ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor")
-    major, minor = (_checked(api, "cudaDeviceGetAttribute", getattr(api.cudaDeviceAttr, name), 0) for name in names)
-    return int(major), int(minor)
+    found = _checked(api, "cudaGetDeviceProperties", 0)
+    return Card(f"sm_{found.major}{found.minor}", found.name.decode().rstrip("\0"))
+
+
+def free_bytes(api: Any) -> int:
+    """Memory of the card that nobody uses."""
+    return int(_checked(api, "cudaMemGetInfo"))
 
 
 def _checked(api: Any, name: str, *arguments: Any) -> Any:
@@ -152,10 +168,6 @@ class Device:
             if self._stream is not None:
                 self.call("cudaStreamDestroy", self._stream)
                 self._stream = None
-
-    def free_bytes(self) -> int:
-        """Memory of the card that nobody uses."""
-        return int(self.call("cudaMemGetInfo"))
 
     def allocate(self, nbytes: int) -> Block:
         """Memory of the card."""

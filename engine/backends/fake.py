@@ -11,6 +11,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Closing, Value, Values
 from stt2v.engine.backends.host import HostArrays, host_inputs
+from stt2v.engine.backends.memory import HostMeter, Meter
 from stt2v.engine.errors import BackendError
 from stt2v.engine.spec import EngineSpec
 
@@ -47,7 +48,8 @@ class FakeEngine(Closing):
 class FakeBackend:
     """Loads nothing: the file is not even opened."""
 
-    name = "fake"
+    name = hardware = "fake"
+    meter: Meter = HostMeter()
 
     def load(self, path: Path, spec: EngineSpec) -> FakeEngine:
         return FakeEngine(spec)

@@ -7,6 +7,7 @@ the order of calls, memory that is still held, and failures on demand.
 import ctypes
 import enum
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 Work = Callable[[], None]
@@ -38,13 +39,6 @@ class CaptureMode(enum.IntEnum):
     cudaStreamCaptureModeRelaxed = 2
 
 
-class Attribute(enum.IntEnum):
-    """What a device can be asked."""
-
-    cudaDevAttrComputeCapabilityMajor = 75
-    cudaDevAttrComputeCapabilityMinor = 76
-
-
 class Graph(list[Work]):
     """Captured work."""
 
@@ -57,7 +51,7 @@ class Graph(list[Work]):
 class FakeCuda:
     """The module. `failures` maps the name of a function to the status that its next call returns instead."""
 
-    cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode, cudaDeviceAttr = CudaError, CopyKind, CaptureMode, Attribute
+    cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode = CudaError, CopyKind, CaptureMode
     cudaStreamNonBlocking = 1
 
     def __init__(self, capability: tuple[int, int] = (8, 9), free: int = 1 << 30) -> None:
@@ -101,14 +95,15 @@ class FakeCuda:
     def cudaGetDeviceCount(self) -> tuple[Any, ...]:
         return self._answer("cudaGetDeviceCount", lambda: 1)
 
-    def cudaDeviceGetAttribute(self, attr: Attribute, device: int) -> tuple[Any, ...]:
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
+        major, minor = self.capability
         return self._answer(
-            "cudaDeviceGetAttribute",
-            lambda: self.capability[attr is Attribute.cudaDevAttrComputeCapabilityMinor],
+            "cudaGetDeviceProperties", lambda: SimpleNamespace(major=major, minor=minor, name=b"Stand-in")
         )
 
     def cudaMemGetInfo(self) -> tuple[Any, ...]:
-        return (*self._answer("cudaMemGetInfo", lambda: self.free), 24 << 30)
+        taken = sum(len(block) for block in self.device.values())
+        return (*self._answer("cudaMemGetInfo", lambda: self.free - taken), 24 << 30)
 
     def cudaMalloc(self, size: int) -> tuple[Any, ...]:
         return self._answer("cudaMalloc", lambda: _new(self.device, size))

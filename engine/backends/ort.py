@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
+from stt2v.engine.backends.cuda import cuda_runtime, first_card, free_bytes
 from stt2v.engine.backends.host import check_inputs, host_inputs
+from stt2v.engine.backends.memory import DeviceMeter, HostMeter, Meter
 from stt2v.engine.errors import BackendError, OutOfMemoryError, UsageError
 from stt2v.engine.spec import EngineSpec, TensorSpec
 
@@ -93,6 +95,11 @@ class OrtBackend:
 
     def __init__(self, device: str) -> None:
         self.device = device
+        self.meter: Meter = HostMeter() if device == "cpu" else DeviceMeter(lambda: free_bytes(cuda_runtime()))
+
+    @property
+    def hardware(self) -> str:
+        return "cpu" if self.device == "cpu" else str(first_card(cuda_runtime()))
 
     def load(self, path: Path, spec: EngineSpec) -> HostEngine:
         with translated(str(path)):

@@ -5,6 +5,7 @@ its kernels for the card when an engine is loaded, and its runtime cache, which 
 next time. Importing both into one process crashes it.
 """
 
+import functools
 import importlib
 import mmap
 import sys
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from stt2v.engine.backends.base import Closing, Value, Values
-from stt2v.engine.backends.cuda import Block, Device, DeviceArray, compute_capability, cuda_runtime
+from stt2v.engine.backends.cuda import Block, Device, DeviceArray, cuda_runtime, first_card, free_bytes
 from stt2v.engine.backends.host import check_inputs
+from stt2v.engine.backends.memory import DeviceMeter, Meter
 from stt2v.engine.backends.runtime_cache import read_cache, write_cache
 from stt2v.engine.errors import BackendError, OutOfMemoryError
 from stt2v.engine.spec import EngineSpec, TensorSpec
@@ -41,6 +43,8 @@ class TensorRtBackend:
 
     def __init__(self, name: str, library: Any, device: Device, weight_bytes: int | None = None) -> None:
         self.name = name
+        self.hardware = str(first_card(device.api))
+        self.meter: Meter = DeviceMeter(functools.partial(free_bytes, device.api))
         self.device = device
         self.weight_bytes = weight_bytes
         self.library = library
@@ -120,7 +124,7 @@ class TensorRtEngine(Closing):
         if not weights:
             return  # the engine was built without streaming, or has no weights
         budget = self._backend.weight_bytes
-        if budget is None and self._device.free_bytes() < weights + self._engine.device_memory_size_v2:
+        if budget is None and free_bytes(self._device.api) < weights + self._engine.device_memory_size_v2:
             budget = self._engine.get_weight_streaming_automatic_budget()
         self._engine.weight_streaming_budget_v2 = weights if budget is None else min(budget, weights)
 
@@ -252,7 +256,8 @@ def open_rtx(target: str | None = None) -> TensorRtBackend:
     Raises BackendError for a machine without a driver and for a card of another kind, ModuleNotFoundError when a
     library is missing.
     """
-    api, card = _card()
+    api = cuda_runtime()
+    card = first_card(api).target
     library = _library("tensorrt_rtx", beside="tensorrt")
     known = [name.replace("SM", "sm_") for name in library.ComputeCapability.__members__ if name.startswith("SM")]
     if card not in known:
@@ -264,7 +269,8 @@ def open_rtx(target: str | None = None) -> TensorRtBackend:
 
 def open_tensorrt(target: str | None = None) -> TensorRtBackend:
     """TensorRT for engines that were built on a card of the kind `target`. Raises as `open_rtx`."""
-    api, card = _card()
+    api = cuda_runtime()
+    card = first_card(api).target
     return _opened("tensorrt", _library("tensorrt", beside="tensorrt_rtx"), api, card, target)
 
 
@@ -272,11 +278,6 @@ def _opened(name: str, library: Any, api: Any, card: str, target: str | None) ->
     if target is not None and card not in target.split("+"):
         raise BackendError(f"the engines are for {target}, the card is {card}; build a set with `--target {card}`")
     return TensorRtBackend(name, library, Device(api))
-
-
-def _card() -> tuple[Any, str]:
-    api = cuda_runtime()
-    return api, "sm_{}{}".format(*compute_capability(api))
 
 
 def _library(name: str, beside: str) -> Any:

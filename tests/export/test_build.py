@@ -18,7 +18,7 @@ from stt2v.export import to_ort
 from stt2v.export.build import BuiltSet, Graphs, build_engine_set
 from stt2v.export.eager import EagerEngine
 from stt2v.export.graph import Graph
-from stt2v.export.parity import seeded_inputs
+from stt2v.export.reference import seeded_inputs
 
 GRAPHS: Graphs = {"half": toys.half, "update": toys.update}
 

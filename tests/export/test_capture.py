@@ -10,8 +10,8 @@ from stt2v.engine.errors import ExportError, UsageError
 from stt2v.export.capture import program_from_graph
 from stt2v.export.eager import EagerEngine
 from stt2v.export.graph import Graph
-from stt2v.export.parity import seeded_inputs
 from stt2v.export.precision import in_precision
+from stt2v.export.reference import seeded_inputs
 from stt2v.export.step import Half, Network
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from stt2v.engine.models import find_model
 from stt2v.export.graph import GraphMaker
-from stt2v.export.parity import seeded_inputs
 from stt2v.export.precision import in_precision
 from stt2v.export.recipes import recipe_for
+from stt2v.export.reference import seeded_inputs
 
 LAYERS = nn.Linear | nn.Conv2d | nn.Conv3d | nn.GroupNorm | nn.LayerNorm
 SLOW = ("step", "half", "first_step", "enhance_8_step", "interpolate_256x128")

@@ -9,7 +9,7 @@ from stt2v.engine.stages.denoise import FusedStep, HalvedStep
 from stt2v.export.eager import EagerEngine
 from stt2v.export.families.streaming_t2v import TOY, Config, Networks, graphs, random_networks
 from stt2v.export.graph import GraphMaker
-from stt2v.export.parity import seeded_inputs
+from stt2v.export.reference import seeded_inputs
 
 CONFIG = Config(frames=4, conditional=2, height=32, width=48, decode_group=4)
 STEPS = ("first_step", "first_half", "first_update", "step", "half", "update")

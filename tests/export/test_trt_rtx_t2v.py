@@ -16,9 +16,9 @@ from stt2v.engine.models.streaming_t2v import STREAMING_T2V
 from stt2v.export.build import build_engine_set
 from stt2v.export.families import streaming_t2v, vid2vid
 from stt2v.export.graph import GraphMaker
-from stt2v.export.parity import seeded_inputs
 from stt2v.export.precision import in_precision
 from stt2v.export.recipes import recipe_for
+from stt2v.export.reference import seeded_inputs
 
 TARGET = "sm_86+sm_89+sm_120"
 LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.GroupNorm | nn.LayerNorm

@@ -10,7 +10,7 @@ from stt2v.export.capture import program_from_graph
 from stt2v.export.eager import EagerEngine
 from stt2v.export.families.vid2vid import toy_graphs
 from stt2v.export.graph import GraphMaker
-from stt2v.export.parity import seeded_inputs
+from stt2v.export.reference import seeded_inputs
 from stt2v.export.to_onnx import onnx_from_program
 
 NAMES = ("text_encoder", "vae_encode", "vae_decode", "conditions", "3_step", "3_half", "3_update")
