@@ -6,6 +6,7 @@ window and the rest from the later one: a hard cut whose place changes from step
 
 import itertools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,16 @@ from stt2v.engine.errors import PlanError
 from stt2v.engine.noise import NoiseSource
 
 Offsets = npt.NDArray[np.int64]
+
+
+class Latents(Protocol):
+    """[frames, C, h, w], float32, read and written by ranges of frames: an array, or a file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, frames: slice, /) -> Array: ...
+
+    def __setitem__(self, frames: slice, values: Array, /) -> None: ...
 
 
 def window_starts(frames: int, window: int, overlap: int) -> tuple[int, ...]:
@@ -50,10 +61,9 @@ def draw_offsets(noise: NoiseSource, stage: str, steps: int, starts: Sequence[in
     )
 
 
-def blend(windows: Sequence[Array], starts: Sequence[int], offsets: Sequence[int], out: Array) -> None:
-    """Put the results of one step together: each window writes its frames from its offset on.
+def place(window: Array, start: int, offset: int, out: Latents) -> None:
+    """Put the result of one window into the clip's: its frames from its offset on, over those of the window before.
 
-    windows: [window, C, h, w] each; out: [frames, C, h, w], overwritten as a whole.
+    window: [window, C, h, w]; out: [frames, C, h, w], whole once all windows are placed in their order.
     """
-    for window, start, offset in zip(windows, starts, offsets, strict=True):
-        out[start + offset : start + len(window)] = window[offset:]
+    out[start + offset : start + len(window)] = window[offset:]

@@ -10,6 +10,7 @@
     ├── StageError             a stage produced frames that cannot be right (NaN, constant); exit code 1
     │   └── DriftError         ... or that are farther from the beginning than was allowed
     ├── OutputError            the video cannot be written; exit code 1
+    ├── StoppedError           a run was stopped or had to pause, and can go on; exit code 3
     └── ExportError            weights or graphs cannot be converted or compiled; exit code 1
 
 Every message says what came, what was expected and what to do, in one line.
@@ -60,6 +61,12 @@ class DriftError(StageError):
 
 class OutputError(Stt2vError):
     """The video cannot be written where it was asked for."""
+
+
+class StoppedError(Stt2vError):
+    """A run was stopped or had to pause; what it finished is kept."""
+
+    exit_code = 3
 
 
 class ExportError(Stt2vError):

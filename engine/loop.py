@@ -28,6 +28,18 @@ def first_attempt(chunk: int, before: Array, make: Callable[[int], Array]) -> Ar
 
 
 @dataclass(frozen=True)
+class Handover:
+    """All that chunk `chunk` needs of those before it.
+
+    control: the last frames before it, [Fc, 3, H, W], anchor: [1, 3, H, W]; as decoded, float32, in [-1, 1].
+    """
+
+    chunk: int
+    control: Array
+    anchor: Array
+
+
+@dataclass(frozen=True)
 class Loop:
     """Everything that chunks are made of.
 
@@ -44,19 +56,21 @@ class Loop:
     given: Array | None = None
     settle: Settle = first_attempt
 
-    def chunks(self, count: int) -> Iterator[Array]:
-        """New frames of `count` chunks: [n, 3, H, W], float32, in [-1, 1].
+    def chunks(self, count: int, after: Handover | None = None) -> Iterator[Array]:
+        """New frames of the chunks up to number `count`, from the first or from `after`: [n, 3, H, W], float32.
 
         The first has all frames of a chunk, each later one those after its conditional frames. The hand-over is in
-        pixels: a chunk's last frames are the next one's control frames.
+        pixels, in [-1, 1]: a chunk's last frames are the next one's control frames.
         """
-        first = self.first_chunk()
-        anchor = first[self.model.anchor][None]
-        previous = first
-        yield first
-        for index in range(1, count):
-            previous = self._settled(index, previous[-self.model.conditional :], anchor)
-            yield previous
+        if after is None:
+            frames = self.first_chunk()
+            yield frames
+            after = Handover(1, frames[-self.model.conditional :], frames[self.model.anchor][None])
+        control = after.control
+        for index in range(after.chunk, count):
+            frames = self._settled(index, control, after.anchor)
+            yield frames
+            control = frames[-self.model.conditional :]
 
     def _settled(self, index: int, control: Array, anchor: Array) -> Array:
         """The new frames of chunk `index`."""

@@ -16,13 +16,18 @@ from stt2v.engine.media.tokenizer import Tokenizer, Tokens
 from stt2v.engine.models.conditions import Start, open_conditions
 from stt2v.engine.models.model import Enhancing, Model
 from stt2v.engine.noise import NoiseSource
-from stt2v.engine.plan import RunPlan
+from stt2v.engine.plan import RunPlan, output_frame
 from stt2v.engine.progress import Progress
 from stt2v.engine.prompts import parse_prompts
 from stt2v.engine.request import Settings
-from stt2v.engine.stages.decode import from_uint8, to_uint8
+from stt2v.engine.runs.chunks import Chunks
+from stt2v.engine.runs.run import Run
+from stt2v.engine.runs.states import RunKeeper
+from stt2v.engine.stages.decode import from_uint8
 from stt2v.engine.stages.enhance import Tools, enhanced, open_enhancer
 from stt2v.engine.stages.interpolate import interpolate
+
+SEGMENT = 48  # frames of the file that are encoded, and kept, at a time
 
 OnBase = Callable[[Frames], None]
 """Called with each block of the base video's frames, [n, H, W, 3], uint8, before it is enhanced or interpolated."""
@@ -52,42 +57,66 @@ class Pipeline:
         if self.plan.interpolate and self._interpolator not in self.engines:
             raise EngineSetError("the engine set has no interpolator; build one with it, or use --no-interpolate")
 
-    def run(self, picture: Frames | None, on_step: OnStep) -> Iterator[Frames]:
-        """Blocks of frames, [n, H, W, 3], uint8; picture: [H, W, 3], uint8, of the model's size, where it takes one."""
-        frames = self._seen(self._base(picture, on_step))
+    def frames(self, run: Run, picture: Frames | None, on_step: OnStep, first: int = 0) -> Iterator[Frames]:
+        """Blocks of the video's frames, [n, H, W, 3], uint8; what `run` has finished is taken from there.
+
+        picture: [H, W, 3], uint8, of the model's size, where it takes one; first: the base frame to begin with.
+        """
+        chunks = Chunks(run, self.model, self.plan.chunks, self.plan.clip_frames)
+        generated = self._seen(chunks, self._generated(chunks, picture, on_step))
         if self.plan.enhancing:
-            frames = self._enhanced(frames, picture, self.plan.enhancing)
-        frames = limited(frames, self.plan.base_frames)
+            keeper = RunKeeper(run, self.plan.folder)
+            frames = self._enhanced(generated, chunks, keeper, picture, first)
+        else:
+            frames = without(map(chunks.frames, generated), first)
+        frames = limited(frames, self.plan.base_frames - first)
         if self.plan.interpolate:
-            frames = self._interpolated(frames)
+            frames = self._interpolated(frames, self.plan.num_frames - output_frame(first, interpolate=True))
         return frames
 
-    def _base(self, picture: Frames | None, on_step: OnStep) -> Iterator[Frames]:
+    @property
+    def segment(self) -> int:
+        """How many base frames one segment of the file holds: whole batches of the interpolator."""
+        if not self.plan.interpolate:
+            return SEGMENT
+        batch = self.engines[self._interpolator].spec.inputs[0].shape[0]
+        return -(-SEGMENT // 2 // batch) * batch
+
+    def _generated(self, chunks: Chunks, picture: Frames | None, on_step: OnStep) -> Iterator[int]:
+        """The numbers of the chunks, each once it is finished."""
+        count, after = len(self.plan.chunks), chunks.handover()
+        finished = after.chunk if after else 0
+        yield from range(finished)
+        if finished == count:
+            return
         start = Start(None if picture is None else model_image(picture), self._texts())
         conditions = open_conditions(self.model, self.engines, start, self.noise)
-        streaming, given = self.settings.streaming, self._given_chunk()
-        watch = self._drift_watch()
-        settle = watch.settle if watch else first_attempt
+        watch, given = self._drift_watch(), None if after else self._given_chunk()
+        if watch and after:
+            watch.begin(chunks.frames(0))
+        settle, streaming = watch.settle if watch else first_attempt, self.settings.streaming
         loop = Loop(self.model, self.engines, conditions, self.noise, streaming, on_step, given, settle)
-        self.progress.stage("generate", self.plan.steps)
-        for frames in loop.chunks(len(self.plan.chunks)):
-            block = to_uint8(frames)
-            if watch:
-                watch.begin(block)
-            yield block
+        self.progress.stage("generate", self._steps_left(finished))
+        for index, frames in enumerate(loop.chunks(count, after), finished):
+            chunks.keep(index, frames)
+            if watch and index == 0:
+                watch.begin(chunks.frames(0))
+            yield index
+
+    def _steps_left(self, finished: int) -> int:
+        return self.settings.streaming.steps * (len(self.plan.chunks) - finished) if finished else self.plan.steps
 
     def _drift_watch(self) -> DriftWatch | None:
         how = self.settings.drifting
         return DriftWatch(how, self.settings.streaming.steps, self.progress) if how else None
 
-    def _seen(self, blocks: Iterator[Frames]) -> Iterator[Frames]:
-        """`blocks` as they are; `on_base` sees those frames that the video is made of."""
-        left = self.plan.base_frames
-        for block in blocks:
+    def _seen(self, chunks: Chunks, generated: Iterator[int]) -> Iterator[int]:
+        """`generated` as it is; `on_base` sees those frames that the video is made of."""
+        for index in generated:
+            left = self.plan.base_frames - self.plan.chunks[index].start
             if left > 0:
-                self.on_base(block[:left])
-            left -= len(block)
-            yield block
+                self.on_base(chunks.frames(index)[:left])
+            yield index
 
     def _given_chunk(self) -> Array | None:
         """The first chunk where another program makes it, as the loop takes it."""
@@ -107,13 +136,19 @@ class Pipeline:
         negative = tokenize(self.settings.negative_prompt or "")
         return [np.concatenate([negative, tokenize(prompt)]) for prompt in self.plan.chunk_prompts]
 
-    def _enhanced(self, frames: Iterator[Frames], picture: Frames | None, how: Enhancing) -> Iterator[Frames]:
+    def _enhanced(
+        self, generated: Iterator[int], chunks: Chunks, keeper: RunKeeper, picture: Frames | None, first: int
+    ) -> Iterator[Frames]:
         """The whole base video is needed first: every step of the enhancer goes over all of its windows."""
-        clip = [frame for block in limited(frames, self.plan.clip_frames) for frame in block]
-        tools = Tools(self.engines, self.tokenizers["enhance"], self.noise, self._on_window_steps)
+        how = self.plan.enhancing
+        assert how is not None
+        for _ in generated:
+            pass
+        tools = Tools(self.engines, self.tokenizers["enhance"], self.noise, keeper, self._on_window_steps)
         enhancer = open_enhancer(how, tools, self._whole_prompt(), self.settings.negative_prompt)
-        self.progress.stage("enhance", enhancer.window_steps(len(clip)))
-        for frame in enhanced(enhancer, clip, clip[0] if picture is None else picture, (how.width, how.height)):
+        self.progress.stage("enhance", enhancer.window_steps(len(chunks)))
+        seen = chunks[0] if picture is None else picture
+        for frame in enhanced(enhancer, chunks, seen, (how.width, how.height), first):
             yield frame[None]
 
     def _whole_prompt(self) -> str | None:
@@ -125,8 +160,7 @@ class Pipeline:
     def _on_window_steps(self, number: int, step: int, windows: int) -> None:
         self.progress.advance("enhance", windows, enhancing=number, step=step)
 
-    def _interpolated(self, frames: Iterable[Frames]) -> Iterator[Frames]:
-        total = self.plan.num_frames
+    def _interpolated(self, frames: Iterable[Frames], total: int) -> Iterator[Frames]:
         for block in interpolate(
             self._announced("interpolate", total, frames), self.engines[self._interpolator], total
         ):
@@ -157,6 +191,14 @@ class Pipeline:
             known = ", ".join(map(str, made))
             return UsageError(f"window is {how.window}, the engine set has windows of {known}; choose one of these")
         return None
+
+
+def without(blocks: Iterable[Frames], count: int) -> Iterator[Frames]:
+    """A stream of blocks after its first `count` frames."""
+    for block in blocks:
+        if count < len(block):
+            yield block[count:]
+        count = max(0, count - len(block))
 
 
 def limited(blocks: Iterable[Frames], count: int) -> Iterator[Frames]:

@@ -76,6 +76,11 @@ class RunPlan:
         return self.fps / output_frame(1, self.interpolate)
 
     @property
+    def folder(self) -> str:
+        """Where a run keeps what is made of its chunks for a video of this length."""
+        return f"{self.num_frames}-frames"
+
+    @property
     def generated_frames(self) -> int:
         return self.chunks[-1].stop
 

@@ -21,6 +21,7 @@ from stt2v.engine.pipeline import OnBase, Pipeline, unseen
 from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.request import Request, Settings
+from stt2v.engine.runs.run import scratch_run
 from stt2v.engine.store import find_set
 
 if TYPE_CHECKING:
@@ -106,23 +107,30 @@ class Session(Closing):
         """The video of `request`, chunk by chunk, exactly as many frames as were asked for.
 
         Arguments are checked and the picture is read, or made of the prompt, here and now; the other work begins
-        with the first chunk taken.
+        with the first chunk taken. What grows with the video lies in a temporary folder until the last is taken.
         Raises UsageError, InputError, StageError, BackendError.
         """
-        settings = request.resolve(self.model)
-        plan = plan_run(self.model, settings)
         watcher = progress or Silent()
+        settings = request.resolve(self.model)
+        pipeline = self.pipeline(settings, plan_run(self.model, settings), watcher, on_base)
+        picture = self.picture(settings, watcher)
+        return self._chunks(pipeline, picture, self.on_step(watcher, callback_on_step_end))
+
+    def _chunks(self, pipeline: Pipeline, picture: Frames | None, on_step: OnStep) -> Iterator[Chunk]:
+        with scratch_run() as run:
+            for index, frames in enumerate(pipeline.frames(run, picture, on_step)):
+                yield Chunk(index, frames)
+
+    def pipeline(self, settings: Settings, plan: RunPlan, progress: Progress, on_base: OnBase = unseen) -> Pipeline:
+        """What makes the frames of `plan`. Raises UsageError, EngineSetError where the engines cannot."""
         noise = Noise(settings.seed)
-        pipeline = Pipeline(self.model, self.engines, self.tokenizers, settings, plan, noise, watcher, on_base)
-        picture = self._picture(settings, watcher)
-        frames = pipeline.run(picture, self._on_step(watcher, callback_on_step_end))
-        return (Chunk(index, block) for index, block in enumerate(frames))
+        return Pipeline(self.model, self.engines, self.tokenizers, settings, plan, noise, progress, on_base)
 
     def close(self) -> None:
         if isinstance(self.engines, EngineSet):
             self.engines.close()
 
-    def _picture(self, settings: Settings, progress: Progress) -> Frames | None:
+    def picture(self, settings: Settings, progress: Progress) -> Frames | None:
         """The picture to start from, where the model takes one: the request's, or one of its prompt."""
         if "image" not in self.model.inputs:
             return None
@@ -136,7 +144,9 @@ class Session(Closing):
         progress.note("no image is given: Stable Diffusion XL makes one of the prompt, outside the engines")
         return still(settings.prompt or "", settings.seed)
 
-    def _on_step(self, progress: Progress, callback: StepCallback | None) -> OnStep:
+    def on_step(self, progress: Progress, callback: StepCallback | None = None) -> OnStep:
+        """What tells `progress` of a chunk's steps, and asks `callback` what to go on with."""
+
         def on_step(chunk: int, step: int, timestep: float, latents: Value) -> Value:
             progress.advance("generate", chunk=chunk, step=step)
             if callback is None:

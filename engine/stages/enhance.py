@@ -14,6 +14,7 @@ from stt2v.engine.models.vid2vid import Vid2VidSettings
 from stt2v.engine.noise import NoiseSource
 from stt2v.engine.stages.enhancer import Clip, OnWindows, encode_prompt
 from stt2v.engine.stages.i2vgen_xl import I2VGenXL
+from stt2v.engine.stages.keeper import Keeper
 from stt2v.engine.stages.vid2vid import Vid2Vid
 
 
@@ -24,18 +25,19 @@ class Enhancer(Protocol):
         """How many steps of single windows a clip of `frames` takes."""
         ...
 
-    def enhance(self, frames: Clip, picture: Frames) -> Iterator[Frames]:
-        """frames: [H, W, 3], uint8 each; picture: what the clip began with. Yields as many frames, refined."""
+    def enhance(self, frames: Clip, picture: Frames, first: int = 0) -> Iterator[Frames]:
+        """frames: [H, W, 3], uint8 each; picture: what the clip began with. Yields refined ones from `first` on."""
         ...
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What an enhancer works with: engines, noise, and whom it tells of its steps."""
+    """What an enhancer works with: engines, noise, where it keeps what is finished, and whom it tells of its steps."""
 
     engines: Mapping[str, Engine]
     tokenize: Tokenizer
     noise: NoiseSource
+    keeper: Keeper
     on_step: OnWindows
 
 
@@ -48,12 +50,12 @@ def open_enhancer(how: Enhancing, tools: Tools, prompt: str | None, negative: st
 
 def _i2vgen_xl(how: Enhancing, tools: Tools, text: Value) -> Enhancer:
     settings = EnhancerSettings(how.window, how.overlap, key_lengths(how.window), how.steps)
-    return I2VGenXL(tools.engines, text, tools.noise, on_step=tools.on_step, settings=settings)
+    return I2VGenXL(tools.engines, text, tools.noise, tools.keeper, tools.on_step, settings)
 
 
 def _vid2vid(how: Enhancing, tools: Tools, text: Value) -> Enhancer:
     settings = Vid2VidSettings(how.window, how.overlap, how.steps)
-    return Vid2Vid(tools.engines, text, tools.noise, on_step=tools.on_step, settings=settings)
+    return Vid2Vid(tools.engines, text, tools.noise, tools.keeper, tools.on_step, settings)
 
 
 Wording = Callable[[str | None, str | None], tuple[str, str]]
@@ -85,11 +87,11 @@ def placed(picture: Frames, canvas: Size) -> Frames:
     return picture if fills else on_canvas(picture, canvas)
 
 
-def enhanced(enhancer: Enhancer, frames: Clip, picture: Frames, canvas: Size) -> Iterator[Frames]:
-    """Refine a clip of any aspect: as many frames of the size that `cut_size` gives.
+def enhanced(enhancer: Enhancer, frames: Clip, picture: Frames, canvas: Size, first: int = 0) -> Iterator[Frames]:
+    """Refine a clip of any aspect: its frames from number `first` on, of the size that `cut_size` gives.
 
     frames: [H, W, 3], uint8 each; picture: what the clip began with, [H, W, 3], uint8; canvas: the enhancer's size.
     """
     size = cut_size((frames[0].shape[1], frames[0].shape[0]), canvas)
-    for board in enhancer.enhance(OnCanvas(frames, canvas), placed(picture, canvas)):
+    for board in enhancer.enhance(OnCanvas(frames, canvas), placed(picture, canvas), first):
         yield content(board, size)

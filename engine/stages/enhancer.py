@@ -5,20 +5,21 @@ The engines are `enhance_text_encoder`, `enhance_vae_encode`, `enhance_vae_decod
 for which the autoencoder's engines were made.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames, Value
+from stt2v.engine.blend import Latents
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.tokenizer import Tokens
 from stt2v.engine.noise import NoiseSource
 from stt2v.engine.stages.check import check_frames
-from stt2v.engine.stages.windows import BlendedClip
+from stt2v.engine.stages.keeper import InMemory, Keeper
+from stt2v.engine.stages.windows import BlendedClip, State
 
-Allocate = Callable[[tuple[int, ...]], Array]
 OnWindows = Callable[[int, int, int], None]
 """Called after each step with the number of the pass, the index of the step and how many windows it had."""
 
@@ -29,11 +30,6 @@ class Clip(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Frames: ...
-
-
-def float_array(shape: tuple[int, ...]) -> Array:
-    """Where latents live unless the caller says otherwise: an array in memory."""
-    return np.empty(shape, np.float32)
 
 
 def unwatched(number: int, step: int, windows: int) -> None:
@@ -48,19 +44,39 @@ def encode_prompt(engines: Mapping[str, Engine], prompt: Tokens, negative: Token
 
 @dataclass(frozen=True)
 class ClipEnhancer:
-    """An enhancer at work. `text` comes from `encode_prompt`; `allocate` makes the arrays that hold latents."""
+    """An enhancer at work. `text` comes from `encode_prompt`; `keeper` has what is finished already."""
 
     engines: Mapping[str, Engine]
     text: Value
     noise: NoiseSource
-    allocate: Allocate = float_array
+    keeper: Keeper = field(default_factory=InMemory)
     on_step: OnWindows = unwatched
 
-    def refine(self, number: int, clip: BlendedClip) -> Array:
-        """All steps of pass `number`: the clip's clean latents."""
-        for step in clip.run():
+    def refine(self, number: int, clip: BlendedClip, start: Iterable[Array], frames: int) -> Latents:
+        """All steps of pass `number` that are not done yet: the clean latents of its `frames` frames.
+
+        start: what the first step begins with, frame by frame, [C, h, w] each.
+        """
+        shape = (frames, *self.latent_shape)
+        if self.keeper.last(number, shape) is None:
+            with self.keeper.state(number, 0, shape) as state:
+                for index, latent in enumerate(start):
+                    state.latents[index : index + 1] = latent[None]
+        for step in range(len(clip.offsets)):
+            self._step(number, clip, step, shape)
             self.on_step(number, step, len(clip.starts))
-        return clip.latents
+        return self._last(number, shape)[1].latents
+
+    def _step(self, number: int, clip: BlendedClip, step: int, shape: tuple[int, ...]) -> None:
+        done, before = self._last(number, shape)
+        if step >= done:
+            with self.keeper.state(number, step + 1, shape) as after:
+                clip.run(step, before, after)
+
+    def _last(self, number: int, shape: tuple[int, ...]) -> tuple[int, State]:
+        last = self.keeper.last(number, shape)
+        assert last is not None
+        return last
 
     def encode(self, picture: Frames, stage: str, index: int) -> Array:
         """A picture of the enhancer's size -> [C, h, w], float32: a sample of its scaled latent."""
@@ -68,15 +84,13 @@ class ClipEnhancer:
         latents = np.asarray(self.engines["enhance_vae_encode"].run(inputs)["latents"])
         return latents.reshape(self.latent_shape)
 
-    def decode(self, latents: Array) -> Iterator[Array]:
-        """latents: [frames, C, h, w] -> one [1, 3, H, W], float32, about [-1, 1], after the other.
+    def decode(self, latents: Latents, index: int) -> Array:
+        """latents: [frames, C, h, w] -> frame `index`: [1, 3, H, W], float32, about [-1, 1].
 
         Raises StageError for NaN or a single colour.
         """
-        engine = self.engines["enhance_vae_decode"]
-        for index in range(len(latents)):
-            pixels = np.asarray(engine.run({"latents": latents[index : index + 1]})["frames"])
-            yield check_frames("enhance", pixels)
+        pixels = self.engines["enhance_vae_decode"].run({"latents": latents[index : index + 1]})["frames"]
+        return check_frames("enhance", np.asarray(pixels))
 
     @property
     def size(self) -> tuple[int, int]:

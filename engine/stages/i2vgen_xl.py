@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Frames, Values
-from stt2v.engine.blend import draw_offsets
+from stt2v.engine.blend import Latents, draw_offsets
 from stt2v.engine.ddim import ddim_table, noised
 from stt2v.engine.media.pictures import centre_crop, clip_picture, clip_pixels, resized, rounded_picture
 from stt2v.engine.models.i2vgen_xl import ENHANCER, EnhancerPass, EnhancerSettings, plan_passes
+from stt2v.engine.solver import Table
 from stt2v.engine.stages.denoise import guided_step
 from stt2v.engine.stages.enhancer import Clip, ClipEnhancer
 from stt2v.engine.stages.windows import BlendedClip, LocalWindows
@@ -29,40 +30,32 @@ class I2VGenXL(ClipEnhancer):
         """How many steps of single windows a clip of `frames` takes, all passes together."""
         return self.settings.run_steps * sum(len(part.starts) for part in plan_passes(frames, self.settings))
 
-    def enhance(self, frames: Clip, picture: Frames) -> Iterator[Frames]:
+    def enhance(self, frames: Clip, picture: Frames, first: int = 0) -> Iterator[Frames]:
         """Refine a clip of at least one window (a shorter one is generated to that length and cut afterwards).
 
         frames: [H, W, 3], uint8 each, of any size; picture: what the clip began with, of any size.
-        Yields as many frames at the enhancer's size.
+        Yields as many frames at the enhancer's size, from number `first` on.
 
         Raises: PlanError here and now when windows and clip do not fit; BackendError and StageError later.
         """
-        return self._passes(plan_passes(len(frames), self.settings), frames, [picture])
+        return self._passes(plan_passes(len(frames), self.settings), frames, [picture], first)
 
-    def _passes(self, plans: Sequence[EnhancerPass], frames: Clip, pictures: Sequence[Frames]) -> Iterator[Frames]:
+    def _passes(self, plans: Sequence[EnhancerPass], frames: Clip, pictures: Clip, first: int) -> Iterator[Frames]:
         """Each pass is conditioned on the results of the one before; those of the last are wanted."""
-        *before, last = enumerate(plans)
-        for number, plan in before:
-            pictures = list(self.run_pass(number, plan, frames, pictures))
-        yield from self.run_pass(*last, frames, pictures)
+        for number, plan in enumerate(plans):
+            pictures = self.run_pass(number, plan, frames, pictures)
+        yield from (pictures[index] for index in range(first, len(pictures)))
 
-    def run_pass(self, number: int, plan: EnhancerPass, frames: Clip, pictures: Sequence[Frames]) -> Iterator[Frames]:
+    def run_pass(self, number: int, plan: EnhancerPass, frames: Clip, pictures: Clip) -> "Refined":
         """One pass from pictures to pictures; see `begin` for what goes in."""
-        latents = self.refine(number, self.begin(number, plan, frames, pictures))
-        return map(rounded_picture, self.decode(latents[: plan.kept]))
+        start = self._start(plan, frames, f"enhance_{number}")
+        latents = self.refine(number, self.begin(number, plan, pictures), start, len(plan.frames))
+        return Refined(self, latents, plan.kept)
 
-    def begin(self, number: int, plan: EnhancerPass, frames: Clip, pictures: Sequence[Frames]) -> BlendedClip:
-        """Set up pass `number` (which keys its noise) over `frames`, window k conditioned on `pictures[k]`."""
-        table = ddim_table(self.settings.schedule, self.settings.steps, self.settings.strength)
-        stage = f"enhance_{number}"
-        conditions = [
-            self.conditions(picture, plan.window, stage, index)
-            for index, picture in zip(range(len(plan.starts)), pictures, strict=True)
-        ]
-        latents = self._start(plan, frames, stage, int(table[0, 1]))
+    def begin(self, number: int, plan: EnhancerPass, pictures: Clip) -> BlendedClip:
+        """Set up pass `number` (which keys its noise), window k conditioned on `pictures[k]`."""
+        table, stage = self._table, f"enhance_{number}"
         return BlendedClip(
-            latents,
-            self.allocate(latents.shape),
             plan.window,
             plan.starts,
             draw_offsets(self.noise, f"{stage}_offset", len(table), plan.starts, plan.window),
@@ -70,9 +63,13 @@ class I2VGenXL(ClipEnhancer):
                 guided_step(self.engines, f"enhance_{plan.window}_step"),
                 table,
                 np.full(plan.window, self.settings.guidance, np.float32),
-                conditions,
+                Told(self, number, plan, pictures),
             ),
         )
+
+    @property
+    def _table(self) -> Table:
+        return ddim_table(self.settings.schedule, self.settings.steps, self.settings.strength)
 
     def conditions(self, picture: Frames, window: int, stage: str, index: int) -> Values:
         """What the network is told about one window, from the picture that it should begin with."""
@@ -99,11 +96,44 @@ class I2VGenXL(ClipEnhancer):
         maps[0] = latent
         return maps[None]
 
-    def _start(self, plan: EnhancerPass, frames: Clip, stage: str, timestep: int) -> Array:
-        """The latents of the pass's frames, noised up to `timestep`: [frames, C, h, w]."""
-        latents = self.allocate((len(plan.frames), *self.latent_shape))
+    def _start(self, plan: EnhancerPass, frames: Clip, stage: str) -> Iterator[Array]:
+        """The latent of each frame of the pass, noised up to the first timestep: [C, h, w]."""
+        timestep = int(self._table[0, 1])
         for position, index in enumerate(plan.frames):
             clean = self.encode(resized(frames[index], self.size), f"{stage}_frame", position)
             noise = self.noise.normal(f"{stage}_start", position, 0, clean.shape)
-            latents[position] = noised(self.settings.schedule, timestep, clean, noise)
-        return latents
+            yield noised(self.settings.schedule, timestep, clean, noise)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What a pass has made, each picture decoded when it is asked for."""
+
+    enhancer: I2VGenXL
+    latents: Latents
+    kept: int
+
+    def __len__(self) -> int:
+        return self.kept
+
+    def __getitem__(self, index: int, /) -> Frames:
+        return rounded_picture(self.enhancer.decode(self.latents, index))
+
+
+@dataclass(frozen=True)
+class Told:
+    """The conditions of a pass's windows, in their order, one at a time in memory."""
+
+    enhancer: I2VGenXL
+    number: int
+    plan: EnhancerPass
+    pictures: Clip
+
+    def __iter__(self) -> Iterator[Values]:
+        return (self._window(index) for index in range(len(self.plan.starts)))
+
+    def _window(self, index: int) -> Values:
+        def make() -> Values:
+            return self.enhancer.conditions(self.pictures[index], self.plan.window, f"enhance_{self.number}", index)
+
+        return self.enhancer.keeper.conditions(self.number, index, make)

@@ -1,6 +1,6 @@
 """Windows of a solver that looks back: fresh noise and the last clean estimate are common to all windows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +8,10 @@ import numpy as np
 from stt2v.engine.backends.base import Array, Value, Values
 from stt2v.engine.solver import COEFFICIENTS, Table
 from stt2v.engine.stages.denoise import GuidedStep
-from stt2v.engine.stages.windows import Stepped
+from stt2v.engine.stages.windows import Pair
 
-StepNoise = Callable[[int, int, int], Array]
-"""(step, first frame, frames) -> unit noise [frames, C, h, w]; the same for a frame whatever window asks for it."""
+StepNoise = Callable[[int, int, tuple[int, ...]], Array]
+"""(step, first frame, [window, C, h, w]) -> unit noise; the same for a frame whatever window asks for it."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SharedWindows:
     cuts choose whole frames, so updating each window and blending what comes out is the same, and needs no second pass.
 
     table: [steps, 8] as in `engine/solver.py`; guidance: [window], float32; conditions: shared by all windows; starts:
-    the windows' first frames; clean: the clip's blended estimate after the last step, [frames, C, h, w].
+    the windows' first frames.
     """
 
     step: GuidedStep
@@ -30,22 +30,20 @@ class SharedWindows:
     guidance: Array
     conditions: Values
     starts: Sequence[int]
-    clean: Array
     noise: StepNoise
 
-    def run_windows(self, step: int, windows: Sequence[Array]) -> list[Stepped]:
+    def run_windows(self, step: int, windows: Iterable[Pair]) -> Iterator[Pair]:
         """See `WindowRunner`."""
         coefficients = self.table[step].astype(np.float32)
-        return [
-            self._run(step, window, start, coefficients) for window, start in zip(windows, self.starts, strict=True)
-        ]
+        for (window, clean), start in zip(windows, self.starts, strict=True):
+            yield self._run(step, window, clean, start, coefficients)
 
-    def _run(self, step: int, window: Array, start: int, coefficients: Array) -> Stepped:
+    def _run(self, step: int, window: Array, clean: Array, start: int, coefficients: Array) -> Pair:
         row = dict(zip(COEFFICIENTS, self.table[step], strict=True))
         nothing = np.zeros_like(window)
         updates: dict[str, Value] = {
-            "noise": self.noise(step, start, len(window)) if row["k_noise"] else nothing,
-            "x0_previous": self.clean[start : start + len(window)] if row["k_previous"] else nothing,
+            "noise": self.noise(step, start, window.shape) if row["k_noise"] else nothing,
+            "x0_previous": clean if row["k_previous"] else nothing,
         }
         x_next, x0 = self.step(window, coefficients, self.guidance, self.conditions, updates)
         return np.asarray(x_next), np.asarray(x0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt2v.engine.blend import blend, draw_offsets, overlaps, window_starts
+from stt2v.engine.blend import draw_offsets, overlaps, place, window_starts
 from stt2v.engine.errors import PlanError
 from stt2v.engine.noise import Noise
 
@@ -43,18 +43,20 @@ def test_clip_below_one_window() -> None:
 
 
 @given(lengths, st.integers(0, 2**32))
-def test_blend_writes_every_frame_from_a_window_that_has_it(sizes: tuple[int, int, int], seed: int) -> None:
+def test_every_frame_comes_from_a_window_that_has_it(sizes: tuple[int, int, int], seed: int) -> None:
     frames, window, _ = sizes
     starts = window_starts(*sizes)
     (offsets,) = draw_offsets(Noise(seed), "offset", 1, starts, window)
     out = np.full(frames, np.nan)
-    blend([np.arange(start, start + window) for start in starts], starts, offsets, out)
+    for start, offset in zip(starts, offsets, strict=True):
+        place(np.arange(start, start + window), start, offset, out)
     assert (out == np.arange(frames)).all()
 
 
 def test_frames_before_the_offset_stay_with_the_earlier_window() -> None:
     out = np.empty(8)
-    blend([np.zeros(5), np.ones(5)], (0, 3), (0, 1), out)
+    place(np.zeros(5), 0, 0, out)
+    place(np.ones(5), 3, 1, out)
     assert out.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
 
 

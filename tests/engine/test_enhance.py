@@ -1,13 +1,14 @@
 """The enhancer's passes and its stage, on an engine set whose engines do cheap arithmetic."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt2v.engine.backends.base import Array, Engine, Frames
+from stt2v.engine.backends.base import Engine, Frames
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.backends.host import HostArrays
 from stt2v.engine.blend import draw_offsets
@@ -16,7 +17,8 @@ from stt2v.engine.models.i2vgen_xl import EnhancerSettings, key_lengths, plan_pa
 from stt2v.engine.noise import Noise
 from stt2v.engine.spec import EngineSpec, TensorSpec
 from stt2v.engine.stages.i2vgen_xl import I2VGenXL
-from stt2v.engine.stages.windows import BlendedClip, Stepped
+from stt2v.engine.stages.keeper import InMemory
+from stt2v.engine.stages.windows import BlendedClip, Pair, State
 
 SETTINGS = EnhancerSettings(window=8, overlap=3, key_lengths=key_lengths(8), steps=4)
 WIDTH, HEIGHT = 32, 16
@@ -152,30 +154,42 @@ def _silent(border: EngineSpec) -> FakeEngine:
 
 
 class Adding:
-    """Adds the step's number plus one; the clean estimate is its negative."""
+    """Adds the step's number plus one; the clean estimate is the negative of what came."""
 
-    def run_windows(self, step: int, windows: Sequence[Array]) -> list[Stepped]:
-        return [(window + step + 1, -window) for window in windows]
-
-
-def blended(latents: Array) -> tuple[BlendedClip, Iterator[int]]:
-    starts = (0, 3, 6)
-    offsets = draw_offsets(Noise(0), "offset", 4, starts, 5)
-    made = BlendedClip(latents, np.empty_like(latents), 5, starts, offsets, Adding())
-    return made, made.run()
+    def run_windows(self, step: int, windows: Iterable[Pair]) -> Iterator[Pair]:
+        return ((latents + step + 1, -latents) for latents, _ in windows)
 
 
 def test_windows_of_a_step_see_only_the_latents_before_it() -> None:
-    made, steps = blended(np.zeros((11, 1), np.float32))
-    assert list(steps) == [0, 1, 2, 3]
-    assert (made.latents == 1 + 2 + 3 + 4).all()
-    assert (made.clean == -(1 + 2 + 3)).all()
+    starts = (0, 3, 6)
+    clip = BlendedClip(5, starts, draw_offsets(Noise(0), "offset", 4, starts, 5), Adding())
+    state = State(np.zeros((11, 1), np.float32), np.zeros((11, 1), np.float32))
+    for step in range(4):
+        before, state = state, State(np.full((11, 1), np.nan), np.full((11, 1), np.nan))
+        clip.run(step, before, state)
+    assert (state.latents == 1 + 2 + 3 + 4).all()
+    assert (state.clean == -(1 + 2 + 3)).all()
 
 
-def test_steps_can_be_taken_up_again() -> None:
-    made, steps = blended(np.zeros((11, 1), np.float32))
-    next(steps)
-    again, _ = blended(made.latents.copy())
-    assert list(again.run(first_step=1)) == [1, 2, 3]
-    list(steps)
-    assert (again.latents == made.latents).all()
+class Stopping(InMemory):
+    """Stops the enhancer, once, before a state is kept."""
+
+    def __init__(self, number: int, steps: int) -> None:
+        super().__init__()
+        self.where: tuple[int, int] | None = (number, steps)
+
+    def state(self, number, steps, shape):
+        if (number, steps) == self.where:
+            self.where = None
+            raise KeyboardInterrupt
+        return super().state(number, steps, shape)
+
+
+@pytest.mark.parametrize("where", [(0, 0), (0, 2), (1, 0), (1, 1), (1, 3)])
+def test_an_enhancer_goes_on_where_it_was_stopped(where: tuple[int, int]) -> None:
+    made = replace(enhancer(), keeper=Stopping(*where))
+    with pytest.raises(KeyboardInterrupt):
+        list(made.enhance(clip(13), clip(1)[0]))
+    first = list(made.enhance(clip(13), clip(1)[0]))
+    assert np.array_equal(first, list(enhancer().enhance(clip(13), clip(1)[0])))
+    assert np.array_equal(list(made.enhance(clip(13), clip(1)[0], 9)), first[9:])

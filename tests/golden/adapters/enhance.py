@@ -20,7 +20,7 @@ from stt2v.engine.models.i2vgen_xl import EnhancerPass, EnhancerSettings, plan_p
 from stt2v.engine.stages.denoise import guided_step
 from stt2v.engine.stages.enhancer import encode_prompt
 from stt2v.engine.stages.i2vgen_xl import I2VGenXL
-from stt2v.engine.stages.windows import BlendedClip, LocalWindows
+from stt2v.engine.stages.windows import BlendedClip, LocalWindows, State
 from stt2v.export.eager import EagerEngine
 from stt2v.export.families.i2vgen_xl import EnhancerGraphs, Networks
 from stt2v.export.graph import Graph
@@ -132,8 +132,12 @@ def randomized_blending(case: Case) -> Mapping[str, Any]:
     guidance = np.full(window, case.config["guidance_scale"], np.float32)
     runner = LocalWindows(guided_step(made, f"enhance_{window}_step"), table, guidance, conditions)
     start = noised(schedule, int(table[0, 1]), init, case.inputs["noise"])
-    clip = BlendedClip(start.copy(), np.empty_like(start), window, starts, case.inputs["offsets"], runner)
-    trajectory = np.stack([frames_second(clip.latents).copy() for _ in clip.run()])
+    clip = BlendedClip(window, starts, case.inputs["offsets"], runner)
+    states = [State(start, np.empty_like(start))]
+    for step in range(len(clip.offsets)):
+        states.append(State(np.empty_like(start), np.empty_like(start)))
+        clip.run(step, *states[-2:])
+    trajectory = np.stack([frames_second(state.latents) for state in states[1:]])
     result = {"timesteps": table[:, 1].astype(np.int64), "latents_start": frames_second(start)[None]}
     result |= {"trajectory": trajectory[:, :], "final": trajectory[-1][None]}
     for name in case.outputs:
@@ -158,7 +162,7 @@ def _first_step(made: Mapping[str, Recorder], window: int, parts: list[Array], r
     """What the windows give in the first step, by halves."""
     half, update = made[f"enhance_{window}_half"], made[f"enhance_{window}_update"]
     halved = guided_step({name: made[name] for name in (half.spec.name, update.spec.name)}, f"enhance_{window}_step")
-    stepped = replace(runner, step=halved).run_windows(0, parts)
+    stepped = list(replace(runner, step=halved).run_windows(0, [(part, part) for part in parts]))
     predictions = np.stack([np.asarray(outputs["prediction"]) for outputs in half.recorded])
     pairs = predictions.reshape(len(parts), 2, *parts[0].shape)
     coefficients = np.array(GUIDANCE_ONLY, np.float32)
@@ -249,7 +253,8 @@ def _one_pass(
     decoder = enhancer.engines["enhance_vae_decode"]
     assert isinstance(decoder, Recorder)
     decoder.recorded.clear()
-    frames = np.stack(list(enhancer.run_pass(number, plan, video, pictures)))
+    made = enhancer.run_pass(number, plan, video, pictures)
+    frames = np.stack([made[index] for index in range(len(made))])
     latents = [enhancer.image_latents(p, plan.window, stage, i) for i, p in enumerate(pictures)]
     sources = [resized(video[index], size) for index in plan.frames]
     settings = enhancer.settings
@@ -339,7 +344,9 @@ def _video(case: Case, count: int, schedule: Schedule) -> dict[str, Any]:
         f"video{count}.preprocessed": frames_second(np.concatenate([model_image(frame) for frame in video]))[None],
     }
     if case.outputs["decode.frames"].shape[0] == count:
-        result["decode.frames"] = np.stack([rounded_picture(pixels) for pixels in enhancer.decode(init)])
+        result["decode.frames"] = np.stack(
+            [rounded_picture(enhancer.decode(init, index)) for index in range(len(init))]
+        )
         decoder = made["enhance_vae_decode"]
         assert isinstance(decoder, Recorder)
         pixels = np.concatenate([output["frames"] for output in decoder.recorded])

@@ -18,6 +18,7 @@ from stt2v.engine.models.vid2vid import Vid2VidSettings
 from stt2v.engine.noise import Noise
 from stt2v.engine.stages.decode import to_uint8
 from stt2v.engine.stages.vid2vid import Vid2Vid
+from stt2v.engine.stages.windows import State
 from stt2v.export.eager import EagerEngine
 from stt2v.export.graph import Graph
 from stt2v.export.models.streaming_t2v_steps import TextConstants, TextNetwork
@@ -98,18 +99,20 @@ def sampled(case: Case, network: Network, conditions: Graph, text: Array, noisy:
     engines = {graph.name: EagerEngine(graph) for graph in (conditions, step)}
     settings = Vid2VidSettings(window, config["overlap_size"], config["steps"], start, config["guide_scale"])
     enhancer = Vid2Vid(engines, text, Replay(case), settings=settings)
-    clip = enhancer.begin(noisy.copy(), window_starts(len(noisy), window, settings.overlap))
+    clip = enhancer.begin(window_starts(len(noisy), window, settings.overlap))
     table = dpm_table(settings.schedule, settings.steps, start)
+    state = State(enhancer.scaled(noisy), np.zeros_like(noisy))
     estimates, seen = [], []
     for index in range(settings.steps):
-        seen.append(clip.latents * table[index, 0])
-        next(clip.run(index))
-        estimates.append(clip.clean.copy())
+        seen.append(np.asarray(state.latents) * table[index, 0])
+        before, state = state, State(np.empty_like(noisy), np.empty_like(noisy))
+        clip.run(index, before, state)
+        estimates.append(state.clean)
     return {
         "k_sigmas": solver_k_sigmas(settings.schedule, settings.steps, start),
         "offsets": case.outputs["offsets"],
         "unit_noise": case.outputs["unit_noise"],
-        "x": frames_second(clip.latents)[None],
+        "x": frames_second(state.latents)[None],
         "x0_blended": frames_second(np.stack(estimates))[:, None],
         "model_input": frames_second(np.stack(seen))[:, None],
     }

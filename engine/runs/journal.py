@@ -1,0 +1,61 @@
+"""The journal of a run: one line for each finished unit, on disk before anything relies on it."""
+
+import errno
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished unit: its file in the run's directory, what its bytes hash to, and how many there are."""
+
+    unit: str
+    sha256: str
+    bytes: int
+
+
+class Journal:
+    """An append-only file of JSON lines. A later line about a unit replaces an earlier one.
+
+    A process may be killed in the middle of a line: what follows the last whole one is cut off when the journal is
+    opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.entries: dict[str, Entry] = {}
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        whole = 0
+        for line in lines:
+            entry = _entry(line)
+            if entry is None:
+                break
+            self.entries[entry.unit] = entry
+            whole += len(line)
+        with path.open("ab") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+
+    def append(self, entry: Entry) -> None:
+        """Add a line and wait until it is on disk. Raises OSError; a half-written line is cut off again."""
+        line = json.dumps(asdict(entry)).encode() + b"\n"
+        with self._path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+        self.entries[entry.unit] = entry
+
+
+def _entry(line: bytes) -> Entry | None:
+    """What one line says; None for a torn one."""
+    try:
+        return Entry(**json.loads(line)) if line.endswith(b"\n") else None
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,144 @@
+"""A run: a directory with one file for each finished unit, and the journal that says which ones are finished."""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from stt2v.engine.backends.base import Closing
+from stt2v.engine.errors import StoppedError, UsageError
+from stt2v.engine.manifest import hash_file
+from stt2v.engine.runs.journal import Entry, Journal
+
+JOURNAL, LOCK, PART = "journal", "lock", ".part-"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def unwatched(unit: str) -> None:
+    """Who hears of finished units when nobody asks."""
+
+
+class Run(Closing):
+    """The units of one run. Units are named by their file, relative to `directory`.
+
+    Only one process works on a run: it holds a lock from here until `close`. Units whose file is missing or was
+    changed count as not finished. `on_unit` is called after each finished unit, and may stop the run by raising.
+
+    Raises UsageError when another process works on the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.on_unit: Callable[[str], None] = unwatched
+        self._lock = _locked(directory)
+        for left in directory.rglob(f"{PART}*"):  # by a process that was killed
+            left.unlink()
+        with _pausing(directory):
+            self._journal = Journal(directory / JOURNAL)
+        self._finished = {unit for unit, entry in self._journal.entries.items() if self._is_intact(entry)}
+
+    def has(self, unit: str) -> bool:
+        """Whether `unit` is finished."""
+        return unit in self._finished
+
+    def finished(self, prefix: str = "") -> list[str]:
+        """The finished units whose names begin with `prefix`, sorted."""
+        return sorted(unit for unit in self._finished if unit.startswith(prefix))
+
+    def path(self, unit: str) -> Path:
+        """The file of `unit`."""
+        return self.directory / unit
+
+    @contextmanager
+    def writing(self, unit: str) -> Iterator[Path]:
+        """A temporary file in which to make `unit`; when the block ends without an error, the unit is finished.
+
+        It is on disk by then. Raises StoppedError when the disk is full; nothing half-written stays.
+        """
+        path = self.path(unit)
+        temporary = path.with_name(f"{PART}{path.name}")
+        with _pausing(self.directory):
+            path.parent.mkdir(exist_ok=True)
+            try:
+                yield temporary
+                _sync(temporary)
+                temporary.replace(path)
+                _sync(path.parent)
+                self._note(unit)
+            finally:
+                temporary.unlink(missing_ok=True)
+        self.on_unit(unit)
+
+    def adopt(self, unit: str, other: "Run") -> None:
+        """Take over `unit` of another run as the same file: a link where the file system has links, else a copy."""
+        try:
+            os.link(other.path(unit), self.path(unit))
+        except OSError:
+            with self.writing(unit) as path:
+                shutil.copyfile(other.path(unit), path)
+            return
+        with _pausing(self.directory):
+            _sync(self.directory)
+            self._note(unit)
+
+    def drop(self, unit: str) -> None:
+        """Remove a unit that another one has made needless."""
+        self._finished.discard(unit)
+        self.path(unit).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let other processes have the run."""
+        self._lock.close()
+
+    def _note(self, unit: str) -> None:
+        path = self.path(unit)
+        self._journal.append(Entry(unit, hash_file(path), path.stat().st_size))
+        self._finished.add(unit)
+
+    def _is_intact(self, entry: Entry) -> bool:
+        path = self.path(entry.unit)
+        return path.is_file() and path.stat().st_size == entry.bytes and hash_file(path) == entry.sha256
+
+
+@contextmanager
+def scratch_run() -> Iterator[Run]:
+    """A run in a temporary folder, for videos that nobody resumes; it is gone when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="stt2v-") as name, Run(Path(name)) as run:
+        yield run
+
+
+def _locked(directory: Path) -> IO[bytes]:
+    file = (directory / LOCK).open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(f"run {directory} is being worked on by another process; wait for it or stop it") from None
+    return file
+
+
+@contextmanager
+def _pausing(directory: Path) -> Iterator[None]:
+    """Turn a full disk, also behind one of our own errors, into a pause of the run."""
+    try:
+        yield
+    except Exception as error:
+        if any(getattr(cause, "errno", None) in FULL for cause in (error, error.__cause__)):
+            raise StoppedError(
+                f"the disk that holds {directory} is full; free some of it (`stt2v runs prune`) and resume"
+            ) from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
