@@ -9,6 +9,7 @@ import numpy as np
 from stt2v.engine.backends.base import Array, Engine, Value, Values
 from stt2v.engine.noise import NoiseSource
 from stt2v.engine.solver import COEFFICIENTS, Table
+from stt2v.engine.stages.check import check_latents
 
 OnStep = Callable[[int, float, Value], Value]
 """Called after each step with its index, its timestep and the latents; returns the latents to go on with."""
@@ -63,16 +64,31 @@ class HalvedStep:
         }
 
 
-def guided_step(engines: Mapping[str, Engine], name: str = "step") -> GuidedStep:
-    """The step called `name` in its fused form where the set has it, else by halves.
+@dataclass(frozen=True)
+class WatchedStep:
+    """A step whose latents are looked at, so that a run ends at the first bad step and not after the last chunk."""
+
+    step: GuidedStep
+    stage: str
+
+    def __call__(
+        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
+    ) -> tuple[Value, Value]:
+        x_next, x0 = self.step(x, coefficients, guidance, conditions, updates)
+        return check_latents(self.stage, x_next), x0
+
+
+def guided_step(engines: Mapping[str, Engine], name: str = "step") -> WatchedStep:
+    """The step called `name` in its fused form where the set has it, else by halves; it raises StageError.
 
     Steps of the same shapes share one update engine, called "update".
     """
+    stage = "enhance" if name.startswith("enhance") else "denoise"
     if name in engines:
-        return FusedStep(engines[name])
+        return WatchedStep(FusedStep(engines[name]), stage)
     prefix = name.removesuffix("step")
     own = f"{prefix}update"
-    return HalvedStep(engines[f"{prefix}half"], engines[own if own in engines else "update"])
+    return WatchedStep(HalvedStep(engines[f"{prefix}half"], engines[own if own in engines else "update"]), stage)
 
 
 @dataclass(frozen=True)

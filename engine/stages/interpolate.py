@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from stt2v.engine.backends.base import Array, Engine, Frames
 from stt2v.engine.errors import StageError
 from stt2v.engine.plan import base_frames
+from stt2v.engine.stages.check import check_finite, check_frames
 
 CUT = 30.0
 """Mean difference of two neighbouring frames, in 8-bit levels of their thumbnails, from which they are two scenes."""
@@ -68,10 +70,17 @@ def _middles(first: Frames, second: Frames, engine: Engine) -> Frames:
     """first, second: [n, H, W, 3], n up to the engine's batch -> [n, H, W, 3]."""
     batch = _batch(engine)
     middle = np.asarray(engine.run({"image0": _unit(first, batch), "image1": _unit(second, batch)})["middle"])
-    if not np.isfinite(middle).all():
-        raise StageError("stage interpolate made NaN or infinite values; build its engine in a higher precision")
-    levels = (middle[: len(first)].astype(np.float32) * np.float32(255.0)).astype(np.uint8)
+    middle = middle[: len(first)]
+    varied = ~(_single(first) | _single(second))
+    check_finite("interpolate", middle)
+    check_frames("interpolate", middle[varied])  # between frames of one colour such a one is right
+    levels = (middle.astype(np.float32) * np.float32(255.0)).astype(np.uint8)
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
+
+
+def _single(frames: Frames) -> npt.NDArray[np.bool_]:
+    """[n, H, W, 3] -> [n]: whether a frame is of one colour."""
+    return np.asarray((frames == frames[:, :1, :1]).all((1, 2, 3)))
 
 
 def _unit(frames: Frames, batch: int) -> Array:

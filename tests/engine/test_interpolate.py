@@ -76,6 +76,14 @@ def test_nan_is_refused() -> None:
         list(interpolate([clip(2)], mean_engine(value=np.nan), 3))
 
 
+def test_a_black_middle_is_refused_but_between_black_frames() -> None:
+    black = np.zeros((2, *SIZE, 3), np.uint8)
+    assert levels(interpolate([black], mean_engine(value=0.0), 3)) == [0, 0, 0]
+    noise = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3)).astype(np.uint8)
+    with pytest.raises(StageError, match="stage interpolate made a frame of one single value"):
+        list(interpolate([noise], mean_engine(value=0.0), 3))
+
+
 def test_no_ghost_at_a_cut() -> None:
     video = np.stack([np.full((*SIZE, 3), level, np.uint8) for level in (10, 12, 200, 202)])
     assert levels(interpolate([video], mean_engine(batch=2), 7)) == [10, 11, 12, 12, 200, 201, 202]

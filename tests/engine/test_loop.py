@@ -137,8 +137,8 @@ def test_halves_give_what_the_fused_step_gives() -> None:
     toy = engines()
     fused = np.concatenate(list(loop(toy).chunks(3)))
     del toy["step"]
-    assert isinstance(guided_step(toy, "first_step"), FusedStep)
-    assert isinstance(guided_step(toy), HalvedStep)
+    assert isinstance(guided_step(toy, "first_step").step, FusedStep)
+    assert isinstance(guided_step(toy).step, HalvedStep)
     assert np.array_equal(np.concatenate(list(loop(toy).chunks(3))), fused)
 
 
@@ -171,6 +171,37 @@ def test_nan_is_never_shown() -> None:
     toy = engines()
     toy["vae_decode_2"] = Arithmetic(lambda latents: {"frames": decoder(latents)["frames"] * np.nan})
     with pytest.raises(StageError, match="decode"):
+        next(loop(toy).chunks(1))
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "NaN"), (np.inf, "infinite"), (0.0, "one single value")])
+def test_a_bad_step_ends_the_run_there(value: float, words: str) -> None:
+    toy = engines()
+    good, calls = toy["step"], []
+
+    def step(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+        calls.append(len(calls))
+        outputs = good.run(inputs)
+        return outputs if len(calls) < 3 else {**outputs, "x_next": np.full_like(outputs["x_next"], value)}
+
+    toy["step"] = Arithmetic(step)
+    chunks = loop(toy).chunks(3)
+    next(chunks)
+    with pytest.raises(StageError, match=f"stage denoise made .*{words}.*engines verify"):
+        next(chunks)
+    assert calls == [0, 1, 2]
+
+
+def test_one_black_frame_is_enough() -> None:
+    toy = engines()
+
+    def decoded(latents: np.ndarray) -> dict[str, np.ndarray]:
+        frames = decoder(latents)["frames"].copy()
+        frames[0] = -1.0
+        return {"frames": frames}
+
+    toy["vae_decode_2"] = Arithmetic(decoded)
+    with pytest.raises(StageError, match="stage decode made a frame of one single value"):
         next(loop(toy).chunks(1))
 
 
