@@ -144,7 +144,7 @@ def test_doctor(run: Run) -> None:
         (["--image", PICTURE, "--fit", "stretch"], 2, "stretch"),
         (["--image", PICTURE, "--model", "huge"], 2, "streaming-svd, streaming-t2v"),
         (["--image", PICTURE, "--backend", "abacus"], 2, "abacus"),
-        (["--image", PICTURE, "--backend", "tensorrt-rtx"], 2, "can be built here but not run yet"),
+        (["--image", PICTURE, "--backend", "tensorrt-rtx"], 1, "build-engines --model tiny --backend tensorrt-rtx"),
         (["--image", PICTURE, "--enhancer", "vid2vid"], 1, "build-engines --model tiny --enhancer vid2vid"),
         (["--image", PICTURE, "--frames", "5"], 2, "--frames"),
         (["--prompt", "0: a cat; 80: a dog", "--model", "streaming-t2v"], 2, "0 to 79"),
