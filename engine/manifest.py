@@ -35,8 +35,9 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """One engine of a set: its border, its file, what it was made from and what it costs.
+    """One engine of a set: its border, its file, what runs it, what it was made from and what it costs.
 
+    `backend`, `target` and `precision` are the set's, unless this engine had to fall back to others.
     `graph_hash` is of the structure alone and `weights_hash` of the numbers alone. `activation_bytes` is the most that
     tensors between operations take at once, without a kernel's scratch unless the backend counts it in; `seconds` is
     how long it took to compile. `notes` are further figures of the backend's own.
@@ -44,6 +45,9 @@ class EngineEntry:
 
     spec: EngineSpec
     file: str
+    backend: str
+    target: str
+    precision: str
     graph_hash: str
     weights_hash: str
     weight_bytes: int

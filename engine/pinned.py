@@ -9,7 +9,7 @@ from types import MappingProxyType
 PINNED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "tiny": {
-            "manifest.json": "148a1abfd50dc54f21381e798d28667e2a98f36397a228363ac5807196000180",
+            "manifest.json": "2d4a445f41e0381662de1fd047590cb507119dcb2b21163add358aec2081c755",
             "parity.json": "6fc34c521be7f3cf1492f3aaaeaacc475e3710dcc2ffaec6d5ddf67ae8810247",
         },
     }

@@ -17,6 +17,11 @@ def seal(directory: Path, name: str) -> None:
     (directory / f"{name}{SUFFIX}").write_text(_seal_of(directory, name, make_key()) + "\n", encoding="ascii")
 
 
+def signature(text: str) -> str:
+    """What only this user can write about `text`."""
+    return _keyed(make_key(), text)
+
+
 def check_seal(directory: Path, name: str) -> None:
     """Raise EngineSetError, by the file's name, unless this user sealed it as it is, or the package pins it."""
     if not (_is_pinned(directory, name) or _is_sealed(directory, name)):
@@ -40,4 +45,8 @@ def _is_sealed(directory: Path, name: str) -> bool:
 
 def _seal_of(directory: Path, name: str, key: bytes) -> str:
     words = [name, hash_file(directory / MANIFEST), hash_file(directory / name)]
-    return hmac.new(key, "\n".join(words).encode(), hashlib.sha256).hexdigest()
+    return _keyed(key, "\n".join(words))
+
+
+def _keyed(key: bytes, text: str) -> str:
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

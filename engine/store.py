@@ -1,5 +1,6 @@
 """Where engine sets are kept: those the package ships, and those built on this machine."""
 
+import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def _suffixes(enhancing: Enhancing | None, model: Model) -> list[str]:
 def weight_folder(model: str) -> Path:
     """Where `stt2v pull` keeps the weights of `model`."""
     return home() / "weights" / model
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """What builds of the set `directory` that were stopped left beside it: `.NAME-` and eight letters."""
+    pattern = f".{glob.escape(directory.name)}-{'?' * 8}"
+    return sorted(path for path in directory.parent.glob(pattern) if path.is_dir())
 
 
 def find_set(model: str, backend: str | None = None, enhancer: str | None = None) -> Path:

@@ -1,41 +1,38 @@
-"""The recipe: weights -> graphs -> capture -> compile -> parity -> manifest."""
+"""Bringing an engine set up to date: what is current is taken over, the rest is built, all of it appears at once."""
 
-import gc
 import json
-import re
-import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import stt2v
-from stt2v.engine.backends import open_backend
-from stt2v.engine.errors import ExportError
-from stt2v.engine.manifest import MANIFEST, PARITY, EngineEntry, Manifest, file_entries, write_manifest
-from stt2v.engine.parity import Parity, read_parity, write_parity
+from stt2v.engine.errors import StoppedError
+from stt2v.engine.lock import build_lock
+from stt2v.engine.manifest import Manifest
+from stt2v.engine.parity import Parity
 from stt2v.engine.progress import Progress, Silent
-from stt2v.engine.seal import seal
-from stt2v.export.capture import Program, program_from_graph
-from stt2v.export.compilers import Compile, Compiler, find_compiler
-from stt2v.export.graph import Graph, GraphMaker
-from stt2v.export.parity import parity_of
-from stt2v.export.precision import in_precision
-from stt2v.export.staging import staged
-from stt2v.export.staleness import current_manifest, stale_files, stale_reasons
-
-Graphs = Mapping[str, GraphMaker]
+from stt2v.engine.store import leftovers
+from stt2v.export.capture import Program
+from stt2v.export.compilers import Compiler, find_compiler
+from stt2v.export.engine_builder import EngineBuilder, Graphs
+from stt2v.export.journal import Journal
+from stt2v.export.set_maker import GO_ON, Outcome, SetMaker
+from stt2v.export.staging import remove_leftovers, staged
+from stt2v.export.staleness import Survey, facts_key, survey
 
 
 @dataclass(frozen=True)
 class BuiltSet:
-    """An engine set that is current. `reasons` says why it was built anew; without any it was reused as it was."""
+    """An engine set that is current. `reasons` says why it was made anew; without any it was left as it was."""
 
     directory: Path
     manifest: Manifest
     parity: tuple[Parity, ...]
     reasons: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
 
 
 def build_engine_set(
@@ -49,116 +46,110 @@ def build_engine_set(
     check_parity: bool = True,
     files: Mapping[str, str] = MappingProxyType({}),
 ) -> BuiltSet:
-    """Bring the engine set in `directory` up to date; nothing half-written is left behind, whatever happens.
-
-    `model` is the model's declaration as JSON; `files` are texts by name that belong beside the engines, such as
-    tokenizers. `progress` is told graph, phase and seconds of every step, and the reasons of a rebuild. Without
-    `check_parity` engines are not run, for a machine that cannot hold them.
-
-    Raises UsageError for arguments that do not fit, ExportError when a graph cannot be compiled or is not in parity.
-    """
-    compiler = find_compiler(backend, target, precision)
-    declaration = json.loads(json.dumps(model))  # as it will be read: tuples become lists
-    wanted = Manifest(stt2v.__version__, declaration, backend, target, precision, compiler.tools(), (), {})
-    build = _Build(graphs, files, compiler, wanted, progress or Silent(), check_parity and compiler.runs_here(target))
-    built, reasons = build.check(directory)
-    if built is not None and not reasons:
-        return BuiltSet(directory, built, read_parity(directory), ())
-    with staged(directory) as stage:
-        manifest, table = build.make(stage)
-    return BuiltSet(directory, manifest, table, reasons)
+    """Bring the engine set in `directory` up to date, see `EngineSetBuild`."""
+    build = EngineSetBuild.of(model, graphs, backend, precision, target, directory, progress, check_parity, files)
+    return build.run()
 
 
 @dataclass(frozen=True)
-class _Build:
-    """What every step of one build needs."""
+class EngineSetBuild:
+    """The build of one engine set in `directory`.
 
-    graphs: Graphs
-    files: Mapping[str, str]
+    `files` are texts by name that belong beside the engines, such as tokenizers. Without `check_parity` engines are
+    not run, for a machine that cannot hold them.
+    """
+
+    builder: EngineBuilder
     compiler: Compiler
-    wanted: Manifest
-    progress: Progress
+    directory: Path
+    files: Mapping[str, str]
     check_parity: bool
 
-    def check(self, directory: Path) -> tuple[Manifest | None, tuple[str, ...]]:
-        """The set in `directory`, if it is whole, and why it has to be built again."""
-        built, reasons = current_manifest(directory)
-        if built is not None:
-            self.progress.stage("check", len(self.graphs))
-            reasons = (
-                *stale_files(built, self.files),
-                *stale_reasons(built, self.wanted, self.graphs, self._captured_anew),
-            )
-            if self.check_parity and not reasons and not read_parity(directory):
-                reasons = ("parity: was not checked",)
-        for reason in reasons:
-            self.progress.note(f"building: {reason}")
-        return built, reasons
+    @classmethod
+    def of(
+        cls,
+        model: Mapping[str, Any],
+        graphs: Graphs,
+        backend: str,
+        precision: str,
+        target: str,
+        directory: Path,
+        progress: Progress | None = None,
+        check_parity: bool = True,
+        files: Mapping[str, str] = MappingProxyType({}),
+    ) -> "EngineSetBuild":
+        """The build of a set of these properties; `model` is the model's declaration as JSON.
 
-    def make(self, stage: Path) -> tuple[Manifest, tuple[Parity, ...]]:
+        `progress` is told graph, phase and seconds of every step, and why the set is made anew. Raises UsageError for
+        arguments that do not fit.
+        """
+        compiler = find_compiler(backend, target, precision)
+        declaration = json.loads(json.dumps(model))  # as it will be read: tuples become lists
+        wanted = Manifest(stt2v.__version__, declaration, backend, target, precision, compiler.tools(), (), {})
+        builder = EngineBuilder(graphs, wanted, progress or Silent())
+        return cls(builder, compiler, directory, files, check_parity and compiler.runs_here(target))
+
+    def survey(self) -> Survey:
+        """What is there already, and why the rest has to be built. Captures graphs of which there is an engine."""
+        told, graphs = self.builder.progress, [*self.builder.graphs]
+        if self.directory.exists() or leftovers(self.directory):
+            told.stage("check", len(graphs))
+        found = survey(self.directory, self.builder.wanted, graphs, self.files, self._checked)
+        if self.check_parity and found.manifest and not found.reasons and not found.parity:
+            found = replace(found, reasons=("parity: was not checked",))
+        return found
+
+    def run(self, jobs: int = 1, only: Collection[str] = ()) -> BuiltSet:
+        """Take over what is current, also from a build that was stopped, and build the rest; all of it appears at once.
+
+        Up to `jobs` compilers run side by side. With `only` no other graphs are built.
+
+        Raises ExportError for graphs that cannot be compiled or are not in parity, once all others are done;
+        StoppedError when it was stopped, or something is left to do, and can go on.
+        """
+        told = self.builder.progress
+        with build_lock(self.directory, lambda: told.note(f"waiting for another build of {self.directory} to end")):
+            found = self.survey()
+            for reason in found.reasons:
+                told.note(f"building: {reason}")
+            if found.manifest is not None and not found.reasons:
+                remove_leftovers(self.directory)
+                outcomes = tuple(Outcome(decision.graph, "reused", decision.reason) for decision in found.decisions)
+                return BuiltSet(self.directory, found.manifest, found.parity, (), outcomes)
+            with staged(self.directory) as stage:
+                return self._make(stage, found, jobs, only)
+
+    def _make(self, stage: Path, found: Survey, jobs: int, only: Collection[str]) -> BuiltSet:
         """Write the whole set into the empty directory `stage`."""
-        self.progress.stage("build", len(self.graphs))
-        entries, table = [], []
-        with self.compiler.opened(stage, self.wanted.target, self.wanted.precision) as compile_program:
-            for name in self.graphs:
-                entry, parity = self._engine(name, stage, compile_program)
-                entries.append(entry)
-                table.extend(parity)
-        for name, text in self.files.items():
-            (stage / name).write_text(text, encoding="utf-8")
-        names = [path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()]
-        manifest = replace(self.wanted, engines=tuple(entries), files=file_entries(stage, names))
-        write_manifest(stage, manifest)
-        seal(stage, MANIFEST)
-        if table:
-            write_parity(stage, table)
-            seal(stage, PARITY)
-        return manifest, tuple(table)
+        wanted, decisions = self.builder.wanted, found.decisions
+        todo = [
+            decision
+            for decision in decisions
+            if not decision.finished and decision.graph in (only or self.builder.graphs)
+        ]
+        self.builder.progress.stage("build", len(decisions))
+        maker = SetMaker(self.builder, stage, Journal(stage, facts_key(wanted), self.builder.graphs), self.check_parity)
+        with _resumable(maker), self.compiler.opened(stage, wanted.target, wanted.precision) as compile_program:
+            maker.adopt(decisions, compile_program)
+            remove_leftovers(self.directory, keep=stage)
+            maker.build(todo, compile_program, jobs)
+        maker.check_complete()
+        manifest, parity = maker.finish(self.files)
+        outcomes = tuple(maker.outcomes[decision.graph] for decision in decisions)
+        return BuiltSet(self.directory, manifest, parity, found.reasons, outcomes)
 
-    def _engine(self, name: str, stage: Path, compile_program: Compile) -> tuple[EngineEntry, list[Parity]]:
-        start = time.monotonic()
-        self.progress.advance("build", 0, graph=name, phase="capture")
-        program = self._program(name)
-        spec, hashes = program.spec, (program.graph_hash, program.weights_hash)
-        self.progress.advance("build", 0, graph=name, phase="compile", seconds=time.monotonic() - start)
-        finish = compile_program(program)
-        del program  # what follows needs the memory
-        gc.collect()
-        compiled = finish()
-        seconds = time.monotonic() - start
-        entry = EngineEntry(
-            spec,
-            compiled.file,
-            *hashes,
-            compiled.weight_bytes,
-            compiled.activation_bytes,
-            round(seconds, 3),
-            compiled.notes,
-        )
-        self.progress.advance("build", 0, graph=name, phase="parity", seconds=seconds)
-        parity = [self._parity(name, stage, entry)] if self.check_parity else []
-        self.progress.advance("build", graph=name, phase="done", seconds=time.monotonic() - start)
-        return entry, parity
-
-    def _parity(self, name: str, stage: Path, entry: EngineEntry) -> Parity:
-        engine = open_backend(self.wanted.backend, self.wanted.target).load(stage / entry.file, entry.spec)
-        try:
-            parity = parity_of(engine, self._graph(name), self.wanted.precision)
-        finally:
-            engine.close()
-        parity.check()
-        return parity
-
-    def _graph(self, name: str) -> Graph:
-        graph = self.graphs[name]()
-        if graph.name != name or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-            raise ExportError(f"graph {graph.name!r} is listed as {name!r}; expected one name in [a-z0-9_-]")
-        return graph
-
-    def _program(self, name: str) -> Program:
-        return program_from_graph(in_precision(self._graph(name), self.wanted.precision))
-
-    def _captured_anew(self, name: str) -> Program:
-        program = self._program(name)
-        self.progress.advance("check", graph=name, phase="check")
+    def _checked(self, name: str) -> Program:
+        program = self.builder.capture(name)
+        self.builder.progress.advance("check", graph=name, phase="check")
         return program
+
+
+@contextmanager
+def _resumable(maker: SetMaker) -> Iterator[None]:
+    """Say that a build that is stopped can go on, where it can."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not maker.finished:
+            raise
+        raise StoppedError(f"stopped with {maker.finished} engines finished; {GO_ON}") from stop

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from stt2v.engine.errors import UsageError
+from stt2v.engine.manifest import EngineEntry
 from stt2v.export.capture import Program
 
 
@@ -25,9 +26,20 @@ class Compiled:
 Finish = Callable[[], Compiled]
 """What is left to do once the program is no longer needed, so that its memory can be used for it."""
 
-Compile = Callable[[Program], Finish]
-"""Begins the engine of a program; when it is finished, it is ready to be loaded. Both raise ExportError that names the
-graph."""
+
+class Compile(Protocol):
+    """Makes the engines of one set. The files of a graph are called NAME.something; what others share only grows."""
+
+    def __call__(self, program: Program) -> Finish:
+        """Begin the engine of a program; when it is finished, it is ready to be loaded.
+
+        Both raise ExportError that names the graph. What is left may be done in another thread.
+        """
+        ...
+
+    def adopt(self, source: Path, entry: EngineEntry) -> None:
+        """Take over the engine that the directory `source` holds whole."""
+        ...
 
 
 class Compiler(Protocol):

@@ -1,19 +1,76 @@
-"""Why an engine set has to be built again."""
+"""Which engines are there already, and why the others have to be built."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from stt2v.engine.errors import EngineSetError
 from stt2v.engine.manifest import EngineEntry, Manifest
+from stt2v.engine.parity import Parity, read_parity
+from stt2v.engine.store import leftovers
 from stt2v.engine.trust import admit
 from stt2v.export.capture import Program
+from stt2v.export.journal import Finished, read_journal
+
+FACTS = ("backend", "target", "precision", "tools")
+"""What shapes every engine of a set; the model's declaration does not, beyond the graphs that come of it."""
 
 Capture = Callable[[str], Program]
-"""Captures the graph of that name; costs seconds, so it is asked for last."""
 
 
-def current_manifest(directory: Path) -> tuple[Manifest | None, tuple[str, ...]]:
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one graph and why: its engine is taken over from where it is finished, or built."""
+
+    graph: str
+    reason: str
+    finished: Finished | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is there of a set: its manifest and parity when it is whole; why it has to be made anew, () when it is
+    current; and what becomes of every graph. A reason that all graphs share is told once."""
+
+    manifest: Manifest | None
+    parity: tuple[Parity, ...]
+    reasons: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+
+
+def survey(
+    directory: Path, wanted: Manifest, graphs: Sequence[str], texts: Mapping[str, str], capture: Capture
+) -> Survey:
+    """Look for the engines `graphs` of the set `wanted` in `directory`, and in what stopped builds left beside it.
+
+    Only graphs of which there is an engine are captured, which takes seconds each. `texts` are the files beside the
+    engines; `wanted` needs no engines and files yet.
+    """
+    manifest, reasons = _current(directory)
+    if manifest:
+        reasons = tuple(_facts(manifest, wanted))
+    finished = [] if manifest is None or reasons else _engines_of(directory, manifest, "is current")
+    for folder in leftovers(directory):
+        left, _ = _current(folder)
+        if left is not None and not [*_facts(left, wanted)]:
+            finished += _engines_of(folder, left, "was finished by a build that was stopped")
+        finished += read_journal(folder, facts_key(wanted))
+    decisions = tuple(_decide(name, finished, capture) for name in graphs)
+    if manifest is not None and not reasons:
+        changed = (decision.reason for decision in decisions if decision.finished is None)
+        reasons = (*_beside(manifest, wanted, graphs, texts), *changed)
+    return Survey(manifest, read_parity(directory) if manifest else (), reasons, decisions)
+
+
+def facts_key(wanted: Manifest) -> str:
+    """One hash of what all engines of a set share."""
+    facts = {fact: getattr(wanted, fact) for fact in FACTS}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _current(directory: Path) -> tuple[Manifest | None, tuple[str, ...]]:
     """The manifest of the whole set in `directory`, or why there is none."""
     if not directory.exists():
         return None, (f"{directory} does not exist",)
@@ -23,24 +80,30 @@ def current_manifest(directory: Path) -> tuple[Manifest | None, tuple[str, ...]]
         return None, (str(exc),)
 
 
-def stale_files(built: Manifest, texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Which of the texts beside the engines are others now."""
-    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    return tuple(
-        f"file {name}: changed"
-        for name, hash_ in hashes.items()
-        if name not in built.files or built.files[name].sha256 != hash_
-    )
+def _engines_of(directory: Path, manifest: Manifest, origin: str) -> list[Finished]:
+    rows = read_parity(directory)
+    return [
+        Finished(directory, entry, manifest.files, tuple(row for row in rows if row.graph == entry.spec.name), origin)
+        for entry in manifest.engines
+    ]
 
 
-def stale_reasons(built: Manifest, wanted: Manifest, names: Collection[str], capture: Capture) -> tuple[str, ...]:
-    """What differs between the set `built` and one that would have the facts of `wanted` and the graphs `names`.
+def _decide(name: str, finished: Sequence[Finished], capture: Capture) -> Decision:
+    there = [engine for engine in finished if engine.entry.spec.name == name]
+    if not there:
+        return Decision(name, f"graph {name}: new")
+    program = capture(name)
+    for engine in there:
+        if not [*_changes(engine.entry, program)]:
+            return Decision(name, f"graph {name}: {engine.origin}", engine)
+    return Decision(name, ", ".join(_changes(there[0].entry, program)))
 
-    Graphs are captured only when all else is equal. `wanted` needs no engines and files yet.
-    """
-    entries = {entry.spec.name: entry for entry in built.engines}
-    reasons = (*_facts(built, wanted), *_names(entries, names))
-    return reasons or tuple(reason for name in names for reason in _graph(entries[name], capture(name)))
+
+def _changes(entry: EngineEntry, program: Program) -> Iterator[str]:
+    if entry.graph_hash != program.graph_hash:
+        yield f"graph {entry.spec.name}: changed"
+    if entry.weights_hash != program.weights_hash:
+        yield f"weights of {entry.spec.name}: changed"
 
 
 def _facts(built: Manifest, wanted: Manifest) -> Iterator[str]:
@@ -48,23 +111,20 @@ def _facts(built: Manifest, wanted: Manifest) -> Iterator[str]:
         was, now = getattr(built, fact), getattr(wanted, fact)
         if was != now:
             yield f"{fact}: was {was}, now {now}"
-    yield from _changes("model", built.model, wanted.model)
-    yield from _changes("tool", built.tools, wanted.tools)
+    yield from _differences("tool", built.tools, wanted.tools)
 
 
-def _changes(word: str, built: Mapping[str, object], wanted: Mapping[str, object]) -> Iterator[str]:
+def _beside(built: Manifest, wanted: Manifest, graphs: Sequence[str], texts: Mapping[str, str]) -> Iterator[str]:
+    """What differs and leaves the engines as they are."""
+    yield from _differences("model", built.model, wanted.model)
+    names = [entry.spec.name for entry in built.engines]
+    yield from (f"graph {name}: no longer part of the model" for name in names if name not in graphs)
+    for name, text in texts.items():
+        if name not in built.files or built.files[name].sha256 != hashlib.sha256(text.encode()).hexdigest():
+            yield f"file {name}: changed"
+
+
+def _differences(word: str, built: Mapping[str, object], wanted: Mapping[str, object]) -> Iterator[str]:
     for key in sorted({*built, *wanted}):
         if built.get(key) != wanted.get(key):
             yield f"{word} {key}: was {built.get(key)}, now {wanted.get(key)}"
-
-
-def _names(entries: Mapping[str, EngineEntry], names: Collection[str]) -> Iterator[str]:
-    yield from (f"graph {name}: new" for name in names if name not in entries)
-    yield from (f"graph {name}: no longer part of the model" for name in entries if name not in names)
-
-
-def _graph(entry: EngineEntry, program: Program) -> Iterator[str]:
-    if entry.graph_hash != program.graph_hash:
-        yield f"graph {entry.spec.name}: changed"
-    if entry.weights_hash != program.weights_hash:
-        yield f"weights of {entry.spec.name}: changed"

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import onnx_ir as ir
+
 from stt2v.engine.backends import runs_here
 from stt2v.engine.backends.ort import PROVIDERS, runtime
+from stt2v.engine.manifest import EngineEntry
 from stt2v.export.activations import activation_bytes
 from stt2v.export.capture import Program
-from stt2v.export.compilers import Compile, Compiled, Finish
+from stt2v.export.compilers import Compiled, Finish
 from stt2v.export.to_onnx import onnx_from_program, save_onnx
 from stt2v.export.weight_file import WeightFile
 
@@ -31,16 +35,29 @@ class OrtCompiler:
         return runs_here("onnxruntime", target)
 
     @contextmanager
-    def opened(self, directory: Path, target: str, precision: str) -> Iterator[Compile]:
+    def opened(self, directory: Path, target: str, precision: str) -> Iterator["OrtCompile"]:
         with WeightFile(directory / "weights.bin") as weights:
+            yield OrtCompile(directory, weights)
 
-            def compile_program(program: Program) -> Finish:
-                model = onnx_from_program(program)
-                file = f"{program.spec.name}.onnx"
-                compiled = Compiled(file, save_onnx(model, directory / file, weights), activation_bytes(model))
-                return lambda: compiled
 
-            yield compile_program
+@dataclass(frozen=True)
+class OrtCompile:
+    """The ONNX files of one set and the weights that they share."""
+
+    directory: Path
+    weights: WeightFile
+
+    def __call__(self, program: Program) -> Finish:
+        model = onnx_from_program(program)
+        compiled = self._save(model, f"{program.spec.name}.onnx", activation_bytes(model))
+        return lambda: compiled
+
+    def adopt(self, source: Path, entry: EngineEntry) -> None:
+        """Its weights are found again or placed anew, so that nothing is kept that no engine uses."""
+        self._save(ir.load(source / entry.file), entry.file, entry.activation_bytes)
+
+    def _save(self, model: ir.Model, file: str, activations: int) -> Compiled:
+        return Compiled(file, save_onnx(model, self.directory / file, self.weights), activations)
 
 
 def compiler() -> OrtCompiler:

@@ -1,6 +1,7 @@
 """Engines for TensorRT-RTX, built ahead of time; the machine that builds them needs no card."""
 
 import importlib.util
+import os
 import re
 import shutil
 import signal
@@ -15,8 +16,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from stt2v.engine.errors import ExportError, UsageError
+from stt2v.engine.manifest import EngineEntry
 from stt2v.export.capture import Program
-from stt2v.export.compilers import Compile, Compiled, Finish
+from stt2v.export.compilers import Compiled, Finish
 from stt2v.export.to_onnx import onnx_from_program, save_onnx
 from stt2v.export.weight_file import WeightFile
 
@@ -59,13 +61,25 @@ class TrtRtxCompiler:
         return False
 
     @contextmanager
-    def opened(self, directory: Path, target: str, precision: str) -> Iterator[Compile]:
-        def compile_program(program: Program) -> Finish:
-            job = _Job(program.spec.name, directory, target, precision)
-            attentions = job.translate(program)
-            return lambda: job.build(attentions)
+    def opened(self, directory: Path, target: str, precision: str) -> Iterator["TrtRtxCompile"]:
+        yield TrtRtxCompile(directory, target, precision)
 
-        yield compile_program
+
+@dataclass(frozen=True)
+class TrtRtxCompile:
+    """The engines of one set, each with its own weights inside."""
+
+    directory: Path
+    target: str
+    precision: str
+
+    def __call__(self, program: Program) -> Finish:
+        job = _Job(program.spec.name, self.directory, self.target, self.precision)
+        attentions = job.translate(program)
+        return lambda: job.build(attentions)
+
+    def adopt(self, source: Path, entry: EngineEntry) -> None:
+        os.link(source / entry.file, self.directory / entry.file)
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,10 @@ class _Job:
         return attentions
 
     def build(self, attentions: list[Heads]) -> Compiled:
-        log = self._run_builder()
+        try:
+            log = self._run_builder()
+        finally:
+            shutil.rmtree(self.folder)
         figures = {key: int(found[1]) for key, pattern in FIGURES.items() if (found := re.search(pattern, log))}
         if len(figures) < len(FIGURES):
             raise ExportError(f"graph {self.name!r}: the log of TensorRT-RTX lacks its memory figures; {_tail(log)}")
@@ -103,7 +120,6 @@ class _Job:
                 "slow and take much memory, so write them as scaled dot-product attention that it has a kernel for"
             )
         notes = {"attentions": len(attentions), "fused_attentions": fused, "builder_bytes": figures["builder_bytes"]}
-        shutil.rmtree(self.folder)
         return Compiled(self._engine.name, figures["weight_bytes"], figures["activation_bytes"], notes)
 
     @property

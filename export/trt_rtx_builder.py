@@ -5,11 +5,15 @@
 The log goes to standard output, with the table of layers; the exit status is 1 when there is no engine.
 """
 
+import ctypes
 import importlib
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+PR_SET_PDEATHSIG = 1
 
 trt: Any = importlib.import_module("tensorrt_rtx")  # an extra, and without types
 
@@ -65,7 +69,13 @@ def peak_bytes() -> int:
     return 1024 * int(found[1]) if found else 0
 
 
+def end_with_parent() -> None:
+    """Have Linux kill this process when the build that waits for it is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    end_with_parent()
     built = build(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
     sys.stdout.write(f"Peak Host Memory: {peak_bytes()} bytes\n")
     sys.exit(not built)

@@ -9,7 +9,7 @@ from stt2v.engine.manifest import EngineEntry, Manifest, file_entries, read_mani
 from stt2v.engine.spec import EngineSpec, TensorSpec
 
 SPEC = EngineSpec("step", (TensorSpec("x", "float32", (2, 3)),), (TensorSpec("y", "float32", (2,)),))
-ENTRY = EngineEntry(SPEC, "step.onnx", "a" * 64, "b" * 64, 24, 8, 1.5)
+ENTRY = EngineEntry(SPEC, "step.onnx", "fake", "cpu", "fp32", "a" * 64, "b" * 64, 24, 8, 1.5)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,13 @@ from torch import nn
 
 from stt2v.engine.backends import open_backend, ort
 from stt2v.engine.engine_set import EngineSet
-from stt2v.engine.errors import BackendError, ExportError, UsageError
-from stt2v.engine.manifest import read_manifest
+from stt2v.engine.errors import BackendError, ExportError, StoppedError, UsageError
 from stt2v.engine.parity import read_parity
 from stt2v.engine.trust import admit
 from stt2v.export import to_ort
-from stt2v.export.build import BuiltSet, Graphs, build_engine_set
+from stt2v.export.build import BuiltSet, EngineSetBuild, Graphs, build_engine_set
 from stt2v.export.eager import EagerEngine
-from stt2v.export.graph import Graph
+from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.reference import seeded_inputs
 
 GRAPHS: Graphs = {"half": toys.half, "update": toys.update}
@@ -86,9 +86,9 @@ def test_progress_tells_graph_phase_and_seconds(built) -> None:
     _, listener = built
     assert listener.stages == [("build", 2)]
     phases = [(info["graph"], info["phase"]) for _, info in listener.steps]
-    assert phases == [(name, phase) for name in GRAPHS for phase in ("capture", "compile", "parity", "done")]
+    assert phases == [(name, phase) for name in GRAPHS for phase in ("capture", "compile", "parity", "built")]
     assert sum(steps for steps, _ in listener.steps) == 2
-    assert all(info["seconds"] > 0 for _, info in listener.steps if info["phase"] == "done")
+    assert all(info["seconds"] > 0 for _, info in listener.steps if info["phase"] == "built")
     assert "does not exist" in listener.notes[0]
 
 
@@ -157,15 +157,93 @@ def reasons_of(directory: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any)
 
 @pytest.mark.parametrize("error", [RuntimeError("no weights"), KeyboardInterrupt()])
 def test_error_in_the_middle_leaves_what_was_there(tmp_path, error: BaseException) -> None:
-    def broken() -> Graph:
-        raise error
-
     first = build(tmp_path / "toy", {"update": toys.update})
     for directory in (tmp_path / "toy", tmp_path / "new"):
         with pytest.raises(type(error)):
-            build(directory, {"update": toys.update, "half": broken})
+            build(directory, {"half": raising(error)})
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
-    assert read_manifest(tmp_path / "toy") == first.manifest
+    assert admit(tmp_path / "toy") == first.manifest
+
+
+def test_stopped_build_goes_on(tmp_path) -> None:
+    graphs = {"update": toys.update, "half": raising(KeyboardInterrupt()), "encoder": toys.encoder}
+    with pytest.raises(StoppedError, match="stopped with 1 engines finished; the same command goes on from there"):
+        build(tmp_path / "toy", graphs)
+    assert not (tmp_path / "toy").exists()
+    result = build(tmp_path / "toy", {**graphs, "half": toys.half})
+    assert [(row.graph, row.action) for row in result.outcomes] == [
+        ("update", "reused"),
+        ("half", "built"),
+        ("encoder", "built"),
+    ]
+    assert result.outcomes[0].reason == "graph update: was finished by a build that was stopped"
+    assert [row.graph for row in result.parity] == ["update", "half", "encoder"]
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+def test_graph_that_fails_does_not_stop_the_others(tmp_path) -> None:
+    graphs = {"half": raising(ExportError("graph 'half': crashed; its log ends: oh")), "update": toys.update}
+    listener = Listener()
+    with pytest.raises(ExportError, match=r"1 engines failed, 1 are kept and .* its log ends: oh"):
+        build(tmp_path / "toy", graphs, listener)
+    assert "failed: graph 'half': crashed; its log ends: oh" in listener.notes
+    result = build(tmp_path / "toy", GRAPHS)
+    assert [row.action for row in result.outcomes] == ["built", "reused"]
+
+
+def test_only_what_is_stale_is_built(tmp_path) -> None:
+    """The rest is taken over, weights included, and still runs; nothing is kept of what it replaces."""
+    graphs = {"half": toys.half, "step": toys.step}
+    first = build(tmp_path / "toy", graphs)
+    again = build(tmp_path / "toy", {**graphs, "step": lambda: toys.step(seed=1)})
+    assert again.reasons == ("weights of step: changed",)
+    assert [row.action for row in again.outcomes] == ["reused", "built"]
+    assert again.manifest.engines[0] == first.manifest.engines[0]
+    assert again.manifest.files["weights.bin"].bytes > first.manifest.files["weights.bin"].bytes
+    back = build(tmp_path / "toy", graphs)
+    assert back.manifest.files == first.manifest.files
+    inputs = seeded_inputs(toys.half(), seed=5)
+    with open_backend("onnxruntime").load(tmp_path / "toy" / "half.onnx", first.manifest.engines[0].spec) as engine:
+        actual = engine.run(inputs)["prediction"]
+    np.testing.assert_allclose(actual, EagerEngine(toys.half()).run(inputs)["prediction"], rtol=1e-3, atol=1e-5)
+
+
+def test_engines_survive_another_declaration(tmp_path) -> None:
+    first = build(tmp_path / "toy")
+    again = build(tmp_path / "toy", model=toys.MODEL | {"name": "other"})
+    assert again.reasons == ("model name: was toy, now other",)
+    assert {row.action for row in again.outcomes} == {"reused"}
+    assert (again.manifest.files, again.manifest.model["name"]) == (first.manifest.files, "other")
+
+
+def test_several_compilers_at_once(tmp_path) -> None:
+    both = EngineSetBuild.of(toys.MODEL, GRAPHS, "onnxruntime", "fp32", "cpu", tmp_path / "toy").run(jobs=2)
+    assert [row.action for row in both.outcomes] == ["built", "built"]
+    assert admit(tmp_path / "toy") == both.manifest
+
+
+def test_only_one_graph(tmp_path) -> None:
+    made = EngineSetBuild.of(toys.MODEL, GRAPHS, "onnxruntime", "fp32", "cpu", tmp_path / "toy")
+    with pytest.raises(StoppedError, match="1 engines are finished, 1 are left"):
+        made.run(only=["update"])
+    assert not (tmp_path / "toy").exists()
+    assert [row.action for row in made.run(only=["half"]).outcomes] == ["built", "reused"]
+
+
+def test_two_builds_at_once(tmp_path) -> None:
+    """The second waits, and finds all done."""
+    listener = Listener()
+    with ThreadPoolExecutor(2) as pool:
+        results = [*pool.map(lambda _: build(tmp_path / "toy", {"update": toys.update}, listener), range(2))]
+    assert sorted(len(result.reasons) for result in results) == [0, 1]
+    assert f"waiting for another build of {tmp_path / 'toy'} to end" in listener.notes
+
+
+def raising(error: BaseException) -> GraphMaker:
+    def graph() -> Graph:
+        raise error
+
+    return graph
 
 
 def test_rebuild_takes_the_place_of_the_old_set(tmp_path) -> None:

@@ -1,0 +1,119 @@
+"""An engine set in the making: engines are taken over or built, one after the other, and sealed at the end."""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from stt2v.engine.errors import BackendError, ExportError, StoppedError
+from stt2v.engine.manifest import MANIFEST, PARITY, EngineEntry, Manifest, file_entries, write_manifest
+from stt2v.engine.parity import Parity, write_parity
+from stt2v.engine.seal import seal
+from stt2v.export.compilers import Compile
+from stt2v.export.engine_builder import EngineBuilder
+from stt2v.export.jobs import Result, in_turn
+from stt2v.export.journal import Finished, Journal
+from stt2v.export.staleness import Decision
+
+GO_ON = "the same command goes on from there"
+
+Made = tuple[EngineEntry, tuple[Parity, ...]]
+"""An engine that is there, and its parity as far as it is known."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one graph, and why."""
+
+    graph: str
+    action: Literal["reused", "built", "failed"]
+    reason: str
+    seconds: float = 0.0
+
+
+class SetMaker:
+    """The set that grows in `stage`. With `check_parity` every engine is run once it is there."""
+
+    def __init__(self, builder: EngineBuilder, stage: Path, journal: Journal, check_parity: bool) -> None:
+        self._builder, self._stage, self._journal, self._check = builder, stage, journal, check_parity
+        self._entries: dict[str, EngineEntry] = {}
+        self._parity: dict[str, tuple[Parity, ...]] = {}
+        self.outcomes: dict[str, Outcome] = {}
+
+    def adopt(self, decisions: Iterable[Decision], compile_program: Compile) -> None:
+        """Take over the engines that are finished elsewhere."""
+        for decision in decisions:
+            if finished := decision.finished:
+                self._keep(decision, "reused", partial(self._adopted, finished, compile_program))
+
+    def build(self, decisions: Collection[Decision], compile_program: Compile, jobs: int) -> None:
+        """Build the others; one that fails does not stop the rest."""
+        by_name = {decision.graph: decision for decision in decisions}
+        tasks = ((name, partial(self._builder.begin, name, compile_program)) for name in by_name)
+        for name, result in in_turn(tasks, jobs):
+            self._keep(by_name[name], "built", partial(_built, result))
+
+    @property
+    def finished(self) -> int:
+        """How many engines are there."""
+        return len(self._entries)
+
+    def check_complete(self) -> None:
+        """Raise ExportError when an engine failed, StoppedError when some were left out."""
+        failed = [outcome.reason for outcome in self.outcomes.values() if outcome.action == "failed"]
+        if failed and not self.finished:
+            raise ExportError("; ".join(failed))
+        if failed:
+            raise ExportError(
+                f"{len(failed)} engines failed, {self.finished} are kept and {GO_ON}: {'; '.join(failed)}"
+            )
+        if left := len(self._builder.graphs) - self.finished:
+            raise StoppedError(f"{self.finished} engines are finished, {left} are left; {GO_ON}")
+
+    def finish(self, files: Mapping[str, str]) -> tuple[Manifest, tuple[Parity, ...]]:
+        """Write and seal what stands beside the engines."""
+        for name, text in files.items():
+            (self._stage / name).write_text(text, encoding="utf-8")
+        names = [path.name for path in self._stage.iterdir() if path.is_file() and not path.name.startswith(".")]
+        engines = tuple(self._entries[name] for name in self._builder.graphs)
+        manifest = replace(self._builder.wanted, engines=engines, files=file_entries(self._stage, names))
+        write_manifest(self._stage, manifest)
+        seal(self._stage, MANIFEST)
+        parity = tuple(row for name in self._builder.graphs for row in self._parity[name])
+        if parity:
+            write_parity(self._stage, parity)
+            seal(self._stage, PARITY)
+        return manifest, parity
+
+    def _adopted(self, finished: Finished, compile_program: Compile) -> Made:
+        compile_program.adopt(finished.directory, finished.entry)
+        for name in finished.own_files - {finished.entry.file}:
+            os.link(finished.directory / name, self._stage / name)
+        return finished.entry, finished.parity
+
+    def _keep(
+        self,
+        decision: Decision,
+        action: Literal["reused", "built"],
+        make: Callable[[], Made],
+    ) -> None:
+        """Write an engine into the journal once it is there and good; or say why it is not."""
+        name, progress = decision.graph, self._builder.progress
+        try:
+            entry, parity = make()
+            if self._check and not parity:
+                parity = (self._builder.parity(entry, self._stage),)
+        except (ExportError, BackendError) as error:
+            self.outcomes[name] = Outcome(name, "failed", str(error))
+            progress.note(f"failed: {error}")
+            return
+        self._journal.add(entry, parity)
+        self._entries[name], self._parity[name] = entry, parity
+        self.outcomes[name] = Outcome(name, action, decision.reason, entry.seconds if action == "built" else 0.0)
+        progress.advance("build", graph=name, phase=action, seconds=self.outcomes[name].seconds)
+
+
+def _built(result: Result[EngineEntry]) -> Made:
+    return result(), ()
