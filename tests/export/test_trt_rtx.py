@@ -10,8 +10,9 @@ import toys
 from torch import Tensor, nn
 
 from stt2v.engine.errors import ExportError, UsageError
-from stt2v.engine.manifest import EngineEntry, read_manifest, verify
+from stt2v.engine.manifest import EngineEntry
 from stt2v.engine.models import find_model
+from stt2v.engine.trust import admit
 from stt2v.export import to_trt_rtx
 from stt2v.export.build import build_engine_set
 from stt2v.export.build_model import build_model
@@ -66,9 +67,8 @@ def build(directory: Path, name: str, maker: GraphMaker, precision: str = "fp16"
     """The engine of one graph, in the set `directory / "set"`."""
     built = build_engine_set(toys.MODEL, {name: maker}, "tensorrt-rtx", precision, target, directory / "set")
     assert built.parity == ()  # is for the machine that has the card
-    assert {path.name for path in built.directory.iterdir()} == {"manifest.json", f"{name}.engine"}
-    verify(built.directory, read_manifest(built.directory))
-    (entry,) = read_manifest(built.directory).engines
+    assert admit(built.directory).files.keys() == {f"{name}.engine"}
+    (entry,) = built.manifest.engines
     return entry
 
 

@@ -11,8 +11,9 @@ import torch
 import toys
 from torch import Tensor, nn
 
-from stt2v.engine.manifest import EngineEntry, read_manifest, verify
+from stt2v.engine.manifest import EngineEntry
 from stt2v.engine.models.streaming_t2v import STREAMING_T2V
+from stt2v.engine.trust import admit
 from stt2v.export.build import build_engine_set
 from stt2v.export.families import streaming_t2v, vid2vid
 from stt2v.export.graph import GraphMaker
@@ -65,7 +66,7 @@ def build(directory: Path, name: str, maker: GraphMaker, target: str = TARGET) -
     """The engine of one graph, in half precision."""
     pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
     built = build_engine_set(toys.MODEL, {name: maker}, "tensorrt-rtx", "fp16", target, directory / "set")
-    verify(built.directory, read_manifest(built.directory))
+    admit(built.directory)
     (entry,) = built.manifest.engines
     return entry
 
