@@ -18,6 +18,7 @@ from typing import Any
 
 from stt2v.engine.errors import EngineSetError
 from stt2v.engine.spec import EngineSpec
+from stt2v.engine.typed_json import read_as
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -63,7 +64,9 @@ class EngineEntry:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "EngineEntry":
-        return cls(**{**data, "spec": EngineSpec.from_json(data["spec"])})
+        """The inverse of `to_json`. Raises TypeError for anything else."""
+        entry: EngineEntry = read_as(cls, data)
+        return entry
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
-        """The inverse of `to_json`. Raises KeyError or TypeError for anything else."""
-        own = {key: value for key, value in data.items() if key not in ("weights_hash", "digest")}
-        engines = tuple(EngineEntry.from_json(entry) for entry in data["engines"])
-        files = {path: FileEntry(**entry) for path, entry in data["files"].items()}
-        return cls(**{**own, "engines": engines, "files": files})
+        """The inverse of `to_json`. Raises TypeError for anything else."""
+        manifest: Manifest = read_as(cls, {key: data[key] for key in data.keys() - {"weights_hash", "digest"}})
+        return manifest
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -124,7 +125,7 @@ def _parse(path: Path, text: str) -> Manifest:
         data = json.loads(text)
         version = data["format"]
         manifest = Manifest.from_json(data) if version == FORMAT else None
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise EngineSetError(f"{path}: is not the manifest of an engine set or was changed; {REBUILD}") from exc
     if manifest is None:
         raise EngineSetError(f"{path}: has format {version!r}, this stt2v reads format {FORMAT}; {REBUILD}")
@@ -139,10 +140,13 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def _render(manifest: Manifest) -> str:
-    """The one text of a manifest. It holds a digest of itself, so that a changed byte is found."""
-    data = manifest.to_json()
+    return digested(manifest.to_json())
+
+
+def digested(data: Mapping[str, Any]) -> str:
+    """The one text of a manifest's JSON. It holds a digest of itself, so that a changed byte is found."""
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    return json.dumps(data | {"digest": digest}, indent=1, sort_keys=True) + "\n"
+    return json.dumps({**data, "digest": digest}, indent=1, sort_keys=True) + "\n"
 
 
 def verify(directory: Path, manifest: Manifest) -> None:

@@ -7,18 +7,31 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stt2v.engine.drift import DriftLimits
+from stt2v.engine.drift import Drifting
 from stt2v.engine.errors import InputError
-from stt2v.engine.media.image import image_hash
+from stt2v.engine.media.image import Fit, image_hash
 from stt2v.engine.media.read import read_comment
 from stt2v.engine.models.enhancers import NO_ENHANCER
+from stt2v.engine.models.model import Denoising, Enhancing
+from stt2v.engine.paths import is_file
 from stt2v.engine.request import Request
+from stt2v.engine.typed_json import read_as
 
 if TYPE_CHECKING:
     from stt2v.engine.session import Session
 
 NOT_COMPARED = {"command", "image_path"}
 KEPT_BY_OTHER_MODELS = {"prompt", "negative_prompt", "image", "fit", "seed"}
+SAME_AS_IN_SETTINGS: Mapping[str, Any] = {
+    "prompt": str | None,
+    "num_frames": int,
+    "seed": int,
+    "fps": float,
+    "fit": Fit,
+    "negative_prompt": str | None,
+    "interpolate": bool,
+    "first_chunk": str | None,
+}
 HASH_LENGTH, SHOWN = 64, 12  # hexadecimal digits
 
 
@@ -95,7 +108,7 @@ class Record:
         """The picture where it was, if it is still the same. Raises InputError."""
         where = self.made.get("image_path")
         path = Path(where) if isinstance(where, str) and "\0" not in where else None
-        if path is None or not path.is_file():
+        if path is None or not is_file(path):
             raise InputError(f"the picture of {self.path} is not at {where} any more; give it by --image")
         if image_hash(path) != self.made["image"]:
             raise InputError(f"{path} is not the picture that {self.path} was made of (another hash); give --image")
@@ -107,7 +120,7 @@ def read_record(path: Path) -> Record:
     text = read_comment(path)
     try:
         made = json.loads(text)
-        return Record(path, _get(made, "model", str), _request(made), made)
+        return Record(path, read_as(str, made["model"]), _request(made), made)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"video {path} carries no settings; it was made with --no-metadata, or not by stt2v, or changed since"
@@ -116,45 +129,18 @@ def read_record(path: Path) -> Record:
 
 def _request(made: Mapping[str, Any]) -> Request:
     """The request that resolves to the settings in `made`. Raises KeyError or TypeError for anything else."""
-    streaming, enhancing = _get(made, "streaming", dict), _get(made, "enhancing", dict, type(None))
-    low, high = (_number(value) for value in _get(streaming, "guidance", list, tuple))
+    streaming: Denoising = read_as(Denoising, made["streaming"])
+    enhancing: Enhancing | None = read_as(Enhancing | None, made["enhancing"])
+    drifting: Drifting | None = read_as(Drifting | None, made.get("drifting"))
     request = Request(
-        prompt=_get(made, "prompt", str, type(None)),
-        num_frames=_get(made, "num_frames", int),
-        seed=_get(made, "seed", int),
-        fps=_number(made["fps"]),
-        steps=_get(streaming, "steps", int),
-        guidance=(low, high),
-        fit=_get(made, "fit", str),
-        negative_prompt=_get(made, "negative_prompt", str, type(None)),
-        interpolate=_get(made, "interpolate", bool),
-        first_chunk=_get(made, "first_chunk", str, type(None)),
-        enhancer=NO_ENHANCER,
-        **_drifting(made.get("drifting")),
+        **{name: read_as(kind, made[name]) for name, kind in SAME_AS_IN_SETTINGS.items()},
+        steps=streaming.steps,
+        guidance=streaming.guidance,
+        enhancer=enhancing.name if enhancing else NO_ENHANCER,
+        on_drift=drifting.action if drifting else None,
+        drift_limits=drifting.limits if drifting else None,
     )
-    if enhancing is None:
-        return request
-    window, overlap = _get(enhancing, "window", int), _get(enhancing, "overlap", int)
-    return replace(request, enhancer=_get(enhancing, "name", str), window=window, overlap=overlap)
-
-
-def _drifting(data: Any) -> dict[str, Any]:
-    if data is None:
-        return {}
-    limits = DriftLimits(**{name: _number(value) for name, value in _get(data, "limits", dict).items()})
-    return {"on_drift": _get(data, "action", str), "drift_limits": limits}
-
-
-def _get(data: Mapping[str, Any], key: str, *types: type) -> Any:
-    if type(data[key]) not in types:
-        raise TypeError(f"{key} is {data[key]!r}")
-    return data[key]
-
-
-def _number(value: object) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)  # type: ignore[arg-type]
+    return replace(request, window=enhancing.window, overlap=enhancing.overlap) if enhancing else request
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

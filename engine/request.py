@@ -101,6 +101,9 @@ class Request:
         )
 
     def _check_input(self, model: Model) -> None:
+        for name in ("prompt", "negative_prompt"):
+            if any("\ud800" <= letter <= "\udfff" for letter in getattr(self, name) or ""):
+                raise UsageError(f"{name.replace('_', ' ')} holds bytes that are no text; write it in UTF-8")
         given = [name for name in ("prompt", "image") if getattr(self, name) is not None]
         if not set(given) & set(model.inputs):
             wanted = " or ".join(f"--{name}" for name in model.inputs)

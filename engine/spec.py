@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stt2v.engine.errors import BackendError
+from stt2v.engine.typed_json import read_as
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ class EngineSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "EngineSpec":
-        def tensors(key: str) -> tuple[TensorSpec, ...]:
-            return tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in data[key])
-
-        return cls(data["name"], tensors("inputs"), tensors("outputs"))
+        """The inverse of `to_json`. Raises TypeError for anything else."""
+        spec: EngineSpec = read_as(cls, data)
+        return spec

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stt2v.engine.errors import EngineSetError
 from stt2v.engine.manifest import MANIFEST, PARITY, Manifest, inside, read_manifest, verify
+from stt2v.engine.paths import exists, is_file
 from stt2v.engine.seal import check_seal
 
 
@@ -31,7 +32,7 @@ def admit(directory: Path, trust: bool = False) -> Manifest:
 def _check_file(directory: Path, name: str, trust: bool) -> None:
     """For a file that no manifest has the hash of."""
     path = inside(directory, name)
-    if path.is_file() and not trust:
+    if is_file(path) and not trust:
         _check_owner(path, trust)
         check_seal(directory, name)
 
@@ -39,7 +40,7 @@ def _check_file(directory: Path, name: str, trust: bool) -> None:
 def _check_owner(path: Path, trust: bool) -> None:
     """This user, or whoever installed this package."""
     owners = {os.geteuid(), Path(__file__).stat().st_uid}
-    if not trust and path.exists() and path.stat().st_uid not in owners:
+    if not trust and exists(path) and path.stat().st_uid not in owners:
         raise EngineSetError(
             f"{path}: belongs to another user (uid {path.stat().st_uid}), who could change it at any time; build the "
             "set yourself, or use --trust if you know who made it"

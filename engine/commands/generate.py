@@ -14,6 +14,7 @@ from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import UsageError
 from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.models import find_model
+from stt2v.engine.paths import is_folder, real
 from stt2v.engine.plan import plan_run
 from stt2v.engine.progress import Progress
 from stt2v.engine.request import Request
@@ -78,11 +79,11 @@ def _check_names(order: Order, output: Path, views: Views) -> None:
     if _folder(order.request) and views != NO_VIEWS:
         raise UsageError("a preview and a contact sheet show one video, got a folder of pictures; give one picture")
     read = order.request.image, order.repeats.path if order.repeats else None
-    used = {path.resolve() for path in read if isinstance(path, Path)}
+    used = {real(path) for path in read if isinstance(path, Path)}
     for path in filter(None, (output, views.preview, views.contact_sheet)):
-        if path.resolve() in used:
+        if real(path) in used:
             raise UsageError(f"{path} is another file of this run and would be lost; choose another name")
-        used.add(path.resolve())
+        used.add(real(path))
 
 
 def _tell_differences(order: Order, session: "Session", progress: Progress) -> None:
@@ -108,4 +109,4 @@ def _videos(
 
 def _folder(request: Request) -> Path | None:
     """The folder of pictures that a request starts from, where it does."""
-    return request.image if isinstance(request.image, Path) and request.image.is_dir() else None
+    return request.image if isinstance(request.image, Path) and is_folder(request.image) else None

@@ -1,6 +1,7 @@
 """Reading an input image and fitting it to a model's size."""
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from stt2v.engine.backends.base import Array, Frames
 from stt2v.engine.errors import InputError
 from stt2v.engine.manifest import hash_file
+from stt2v.engine.paths import exists, is_file
 from stt2v.engine.stages.decode import from_uint8
 
 if TYPE_CHECKING:
@@ -23,50 +25,62 @@ LARGEST_PIXELS = 80_000_000
 def load_image(source: "Path | Image") -> "Image":
     """The picture upright, in RGB; transparency lies on white, of an animation it is the first frame.
 
-    Raises InputError for files that are missing, no image, too small or too large.
+    Colours are sRGB, turned into it where the picture says that they are others. Raises InputError for files that are
+    missing, no image, too small or too large, and for numbers without a known range (32 bits a channel).
     """
-    from PIL import Image, UnidentifiedImageError
-
-    if not isinstance(source, Path):
-        _check_size(source.size, "given")
-        return _upright(source)
     try:
-        with warnings.catch_warnings(), _opened(source) as picture:
-            _check_size(picture.size, source)
-            return _upright(picture)
-    except FileNotFoundError as error:
-        raise _missing(source) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"image {source} has too many pixels; shrink it to {LARGEST_PIXELS:,} at most") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"image {source} cannot be read as a picture ({error}); give a JPEG or PNG") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a file that can be read all the same
+            if not isinstance(source, Path):
+                return _loaded(source, "given")
+            with _opened(source) as picture:
+                return _loaded(picture, source)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
+        raise _unreadable(source, error) from error
 
 
 def image_hash(path: Path) -> str:
     """SHA-256 of a picture's file. Raises InputError when it cannot be read."""
     try:
+        _check_file(path)
         return hash_file(path)
-    except FileNotFoundError as error:
-        raise _missing(path) from error
     except OSError as error:
-        raise InputError(f"image {path} cannot be read as a picture ({error}); give a JPEG or PNG") from error
+        raise _unreadable(path, error) from error
 
 
-def _missing(path: Path) -> InputError:
-    return InputError(f"image {path} does not exist; give the path of a picture")
+def _check_file(path: Path) -> None:
+    """Raise InputError for what is no file; a pipe or a device could be read for ever."""
+    if not exists(path):
+        raise InputError(f"image {path} does not exist; give the path of a picture")
+    if not is_file(path):
+        raise InputError(f"image {path} is no file; give the path of a picture")
 
 
-def _opened(source: Path) -> "Image":
+def _unreadable(source: object, error: Exception) -> InputError:
+    why = str(error) or type(error).__name__
+    return InputError(f"image {source} cannot be read as a picture ({why}); give a JPEG or PNG")
+
+
+def _opened(path: Path) -> "Image":
     from PIL import Image
 
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-    return Image.open(source)
+    _check_file(path)
+    Image.init()
+    return Image.open(path, formats=[name for name in Image.ID if name != "EPS"])  # which would start Ghostscript
+
+
+def _loaded(picture: "Image", name: object) -> "Image":
+    _check_size(picture.size, name)
+    picture.load()
+    _check_size(picture.size, name)  # an icon may hold a picture of another size than it says
+    return _upright(picture)
 
 
 def _upright(picture: "Image") -> "Image":
     from PIL import ImageOps
 
-    picture.load()
     return _rgb(ImageOps.exif_transpose(picture))
 
 
@@ -81,14 +95,44 @@ def _check_size(size: tuple[int, int], name: object) -> None:
 def _rgb(picture: "Image") -> "Image":
     from PIL import Image
 
-    if picture.mode.startswith("I"):  # 16 bits a pixel: convert() would clip instead of scale
-        levels = np.asarray(picture).astype(np.float64) / 257.0
-        picture = Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        picture = _eight_bits(picture)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    picture = _in_srgb(picture)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     return picture.convert("RGB")
+
+
+def _eight_bits(picture: "Image") -> "Image":
+    """A grey picture of 16 bits a pixel in 8, scaled; convert() would clip. Raises InputError for numbers beyond."""
+    from PIL import Image
+
+    levels = np.asarray(picture)
+    if picture.mode == "F" or levels.min() < 0 or levels.max() > 0xFFFF:
+        raise InputError("image has 32 bits a channel, whose range is not known; convert it to 8 or 16 bits")
+    return Image.fromarray((levels // 257).astype(np.uint8))
+
+
+def _in_srgb(picture: "Image") -> "Image":
+    """The colours that the picture's profile means; one that cannot be read, or is sRGB, changes nothing."""
+    from PIL import ImageCms
+
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return picture
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return picture
+        target = ImageCms.createProfile("sRGB")
+        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(picture, source, target, outputMode=mode) or picture
+    except (ImageCms.PyCMSError, OSError):
+        return picture
 
 
 def size_at_height(size: tuple[int, int], height: int) -> tuple[int, int]:

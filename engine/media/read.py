@@ -9,6 +9,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import InputError
+from stt2v.engine.paths import exists, is_file
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -40,8 +41,8 @@ def read_comment(path: Path) -> str:
 def _opened(path: Path) -> Iterator["InputContainer"]:
     import av
 
-    if not path.is_file():
-        raise InputError(f"video {path} is {'a folder' if path.is_dir() else 'not there'}; give the path of a video")
+    if not is_file(path):
+        raise InputError(f"video {path} is {'no file' if exists(path) else 'not there'}; give the path of a video")
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:

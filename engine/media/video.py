@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import OutputError, UsageError
+from stt2v.engine.paths import is_folder
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -128,9 +129,9 @@ def check_output(path: Path, *suffixes: str) -> None:
         raise UsageError(f"output is {path}, expected a file name that ends in {' or '.join(suffixes)}")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise UsageError(f"name of the output is {len(os.fsencode(path.name))} bytes long, at most {LONGEST_NAME} fit")
-    if path.is_dir():
+    if is_folder(path):
         raise UsageError(f"output {path} is a folder, expected the name of a file")
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise OutputError(f"folder {path.parent} of the output does not exist; create it or choose another")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"folder {path.parent} of the output is not writable; choose another with --output")

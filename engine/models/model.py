@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stt2v.engine.typed_json import read_as
+
 
 @dataclass(frozen=True)
 class Denoising:
@@ -69,13 +71,6 @@ class Model:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Model":
-        """The declaration kept in an engine set's manifest."""
-        parts = {key: _denoising(data[key]) for key in ("first", "streaming")}
-        enhancing = Enhancing(**data["enhancing"]) if data["enhancing"] else None
-        tuples = {key: tuple(data.get(key, ())) for key in ("inputs", "first_chunks")}
-        return cls(**{**data, **parts, **tuples, "enhancing": enhancing})
-
-
-def _denoising(data: Mapping[str, Any]) -> Denoising:
-    low, high = data["guidance"]
-    return Denoising(data["schedule"], data["steps"], (low, high))
+        """The declaration kept in an engine set's manifest. Raises TypeError for anything else."""
+        model: Model = read_as(cls, data)
+        return model

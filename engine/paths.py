@@ -1,0 +1,24 @@
+"""What is at a path that a user gave. `pathlib` raises for a name that no file can have; to us nothing is there."""
+
+import os
+from pathlib import Path
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there: no folder, and no pipe or device, which could be read for ever."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def exists(path: Path) -> bool:
+    """Whether anything is there."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def real(path: Path) -> Path:
+    """The path without links, as far as they lead anywhere."""
+    return Path(os.path.realpath(path))
