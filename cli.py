@@ -12,6 +12,7 @@ import typer
 from stt2v import __version__
 from stt2v.bench.commands import mawe
 from stt2v.engine.commands.doctor import doctor
+from stt2v.engine.commands.engines import engines
 from stt2v.engine.commands.generate import generate
 from stt2v.engine.commands.models import models
 from stt2v.engine.commands.output import say
@@ -92,3 +93,4 @@ def options(
 
 for command in (generate, build_engines, pull, plan, mawe, models, doctor):
     app.command()(command)
+app.add_typer(engines, name="engines")

@@ -7,6 +7,7 @@ from typing import Self
 from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.base import Backend, Closing, Engine
 from stt2v.engine.errors import EngineSetError, UsageError
+from stt2v.engine.inventory import mark_used
 from stt2v.engine.manifest import MANIFEST, REBUILD, Manifest
 from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models.model import Model
@@ -44,7 +45,9 @@ class EngineSet(Mapping[str, Engine], Closing):
                 f"engine set {directory} is for backend {manifest.backend!r}, expected {backend!r}; leave --backend "
                 "out or give another set"
             )
-        return cls(directory, manifest, open_backend(manifest.backend, manifest.target))
+        opened = cls(directory, manifest, open_backend(manifest.backend, manifest.target))
+        mark_used(directory)
+        return opened
 
     def __getitem__(self, name: str) -> Engine:
         if name not in self._loaded:

@@ -1,6 +1,6 @@
 """Where engine sets are kept: those the package ships, and those built on this machine."""
 
-import glob
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,12 +13,28 @@ from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.models.model import Enhancing, Model
 
 SHIPPED = Path(__file__).parent / "sets"
+LEFTOVER = re.compile(r"\.(.+)-[a-z0-9_]{8}")
+"""The name of what a stopped build of a set left beside it."""
+
+
+def store() -> Path:
+    """The folder of the engine sets that are built here."""
+    return home() / "engines"
+
+
+def check_in_store(directory: Path) -> None:
+    """Raise EngineSetError unless the set in the store is really there."""
+    if directory.resolve().parent != store().resolve():
+        raise EngineSetError(
+            f"{directory} is a link out of the store, to {directory.resolve()}; remove it, and use --engines for sets "
+            "that lie elsewhere"
+        )
 
 
 def built_set(model: Model, backend: str, target: str, precision: str, random: bool = False) -> Path:
     """Where the engine set of these properties is built; one with `random` weights never takes a real one's place."""
     words = [_stem(model), backend, target, precision, *_suffixes(model.enhancing, MODELS[model.name])]
-    return home() / "engines" / "-".join([*words, "random"] if random else words)
+    return store() / "-".join([*words, "random"] if random else words)
 
 
 def _stem(model: Model) -> str:
@@ -37,10 +53,16 @@ def weight_folder(model: str) -> Path:
     return home() / "weights" / model
 
 
+def leftover_of(folder: Path) -> Path | None:
+    """The set that `folder` was to become before its build stopped, or None for any other folder."""
+    found = LEFTOVER.fullmatch(folder.name)
+    return folder.with_name(found[1]) if found else None
+
+
 def leftovers(directory: Path) -> list[Path]:
-    """What builds of the set `directory` that were stopped left beside it: `.NAME-` and eight letters."""
-    pattern = f".{glob.escape(directory.name)}-{'?' * 8}"
-    return sorted(path for path in directory.parent.glob(pattern) if path.is_dir())
+    """What builds of the set `directory` that were stopped left beside it."""
+    beside = directory.parent.iterdir() if directory.parent.is_dir() else ()
+    return sorted(path for path in beside if leftover_of(path) == directory and path.is_dir())
 
 
 def find_set(model: str, backend: str | None = None, enhancer: str | None = None) -> Path:
@@ -75,8 +97,9 @@ def _built(model: Model, backend: str, fitting: Sequence[Enhancing | None]) -> I
     """The sets in the store with a fitting enhancer that run here."""
     wanted = [_suffixes(enhancing, model) for enhancing in fitting]
     stem = f"{_stem(model)}-{backend}-"
-    for manifest in (home() / "engines").glob(f"{stem}*/{MANIFEST}"):
+    for manifest in store().glob(f"{stem}*/{MANIFEST}"):
         target, _, rest = manifest.parent.name.removeprefix(stem).partition("-")
         _, *suffixes = rest.split("-", 1)
         if suffixes in wanted and runs_here(backend, target):
+            check_in_store(manifest.parent)
             yield manifest.parent
