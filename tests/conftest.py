@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("stt2v", deadline=None)  # how long an example takes says more of the machine than of the code
+settings.load_profile("stt2v")
 
 # Networks of toy width spend their time in barriers between threads: one each, before torch reads it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

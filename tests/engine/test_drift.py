@@ -87,7 +87,7 @@ def test_warn_goes_on() -> None:
     assert made == 1
     assert notes.lines[0].startswith("chunk 1: seam ")
     assert "drifts" in notes.lines[1]
-    assert "(limit 50)" in notes.lines[1]
+    assert "(limit 30)" in notes.lines[1]
 
 
 def test_retry_takes_the_first_good_one() -> None:
@@ -103,7 +103,7 @@ def test_retry_takes_the_least_bad_in_the_end() -> None:
 
 
 def test_stop() -> None:
-    with pytest.raises(DriftError, match=r"chunk 1 drifts, .*colour \d+ \(limit 50\); change the seed"):
+    with pytest.raises(DriftError, match=r"chunk 1 drifts, .*colour \d+ \(limit 30\); change the seed"):
         settled("stop", [BAD])
     assert settled("stop", [GOOD])[2] == 1
 

@@ -26,7 +26,7 @@ def search(examples: int, check: Callable[..., None], **strategies: st.SearchStr
         with no_hang():
             check(**values)
 
-    run = settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))(
+    run = settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))(
         given(**strategies)(guarded)
     )
     run()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from fuzz.mutation import amounts, search
 from hypothesis import strategies as st
 from PIL import Image
 
+from fuzz.mutation import amounts, search
 from stt2v import cli
 
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz.mutation import amounts, damaged, damaged_json, refused_in_one_line, search
 
+from fuzz.mutation import amounts, damaged, damaged_json, refused_in_one_line, search
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.manifest import MANIFEST, digested, file_entries, read_manifest, write_manifest
 from stt2v.engine.media.tokenizer import Tokenizer

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz.mutation import amounts, damaged, refused_in_one_line, search
 from PIL import Image
 
+from fuzz.mutation import amounts, damaged, refused_in_one_line, search
 from stt2v.engine.media.image import fit_image, load_image
 
 SIZE = (72, 64)

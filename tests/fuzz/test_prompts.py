@@ -1,9 +1,9 @@
 """Prompts of any length and script: tokens come out, or one line says why not."""
 
 import pytest
-from fuzz.mutation import amounts, no_hang, refused_in_one_line, search
 from hypothesis import strategies as st
 
+from fuzz.mutation import amounts, no_hang, refused_in_one_line, search
 from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models import find_model
 from stt2v.engine.plan import plan_run

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzz.mutation import amounts, damaged, damaged_json, refused_in_one_line, search
 
+from fuzz.mutation import amounts, damaged, damaged_json, refused_in_one_line, search
 from stt2v.engine.errors import InputError
 from stt2v.engine.media.preview import Preview
 from stt2v.engine.media.read import count_frames, read_frames
