@@ -1,15 +1,15 @@
 """Bringing an engine set up to date: what is current is taken over, the rest is built, all of it appears at once."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import stt2v
-from stt2v.engine.errors import StoppedError
+from stt2v.engine.errors import StoppedError, UsageError
 from stt2v.engine.lock import build_lock
 from stt2v.engine.manifest import Manifest
 from stt2v.engine.parity import Parity
@@ -23,6 +23,9 @@ from stt2v.export.set_maker import GO_ON, Outcome, SetMaker
 from stt2v.export.staging import remove_leftovers, staged
 from stt2v.export.staleness import Survey, facts_key, survey
 
+Review = Callable[[Survey], None]
+"""Sees what is there already and what has to be built, before anything is done about it; it may raise."""
+
 
 @dataclass(frozen=True)
 class BuiltSet:
@@ -33,6 +36,24 @@ class BuiltSet:
     parity: tuple[Parity, ...]
     reasons: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
+
+    def lines(self) -> Iterator[str]:
+        """What became of every engine and why, and how far each is from fp32."""
+        yield f"{self.directory}: {'built' if self.reasons else 'is current, nothing to do'}"
+        parity = {row.graph: row for row in self.parity}
+        for outcome in self.outcomes:
+            row = parity.get(outcome.graph)
+            rel = f", rel {row.rel:.1e} of fp32, limit {row.limit:g}" if row else ""
+            yield f"  {outcome.action}: {outcome.reason}{rel}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "directory": str(self.directory),
+            "reasons": self.reasons,
+            "engines": [asdict(outcome) for outcome in self.outcomes],
+            "parity": [row.to_json() for row in self.parity],
+        }
 
 
 def build_engine_set(
@@ -99,25 +120,34 @@ class EngineSetBuild:
             found = replace(found, reasons=("parity: was not checked",))
         return found
 
-    def run(self, jobs: int = 1, only: Collection[str] = ()) -> BuiltSet:
+    def run(self, jobs: int = 1, only: Collection[str] = (), review: Review | None = None) -> BuiltSet:
         """Take over what is current, also from a build that was stopped, and build the rest; all of it appears at once.
 
-        Up to `jobs` compilers run side by side. With `only` no other graphs are built.
+        Up to `jobs` compilers run side by side. With `only` no other graphs are built. Without a `review`
+        the reasons are told.
 
         Raises ExportError for graphs that cannot be compiled or are not in parity, once all others are done;
         StoppedError when it was stopped, or something is left to do, and can go on.
         """
+        self._check_names(only)
         told = self.builder.progress
         with build_lock(self.directory, lambda: told.note(f"waiting for another build of {self.directory} to end")):
             found = self.survey()
-            for reason in found.reasons:
-                told.note(f"building: {reason}")
+            (review or self._tell_reasons)(found)
             if found.manifest is not None and not found.reasons:
                 remove_leftovers(self.directory)
                 outcomes = tuple(Outcome(decision.graph, "reused", decision.reason) for decision in found.decisions)
                 return BuiltSet(self.directory, found.manifest, found.parity, (), outcomes)
             with staged(self.directory) as stage:
                 return self._make(stage, found, jobs, only)
+
+    def _tell_reasons(self, found: Survey) -> None:
+        for reason in found.reasons:
+            self.builder.progress.note(f"building: {reason}")
+
+    def _check_names(self, only: Collection[str]) -> None:
+        if unknown := sorted({*only} - {*self.builder.graphs}):
+            raise UsageError(f"graph {unknown[0]!r} is not known; choose of {', '.join(self.builder.graphs)}")
 
     def _make(self, stage: Path, found: Survey, jobs: int, only: Collection[str]) -> BuiltSet:
         """Write the whole set into the empty directory `stage`."""

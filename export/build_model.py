@@ -1,23 +1,28 @@
 """`stt2v build-engines`: one model, one backend, one engine set."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from stt2v.engine.build_costs import costs
 from stt2v.engine.errors import UsageError
 from stt2v.engine.models import find_model
 from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.models.model import Model
 from stt2v.engine.progress import Progress
 from stt2v.engine.store import built_set, weight_folder
-from stt2v.export.build import BuiltSet, build_engine_set
+from stt2v.export.build import BuiltSet, EngineSetBuild
+from stt2v.export.build_plan import plan_build
 from stt2v.export.compilers import compiler_of
+from stt2v.export.expected import ExpectedProgress
 from stt2v.export.recipes import recipe_for
+from stt2v.export.staleness import Survey
 
 GRANULE = 64  # a side must be a multiple: eight pixels a latent pixel, halved three times
 NOISE = "random weights: its frames are noise"
 
 
-def build_model(
+def model_build(
     model: str,
     backend: str = "onnxruntime",
     precision: str | None = None,
@@ -28,8 +33,8 @@ def build_model(
     random_weights: bool = False,
     out: Path | None = None,
     progress: Progress | None = None,
-) -> BuiltSet:
-    """Build (or reuse) the engine set of `model`, in `out` or where the store keeps it.
+) -> EngineSetBuild:
+    """The build of the engine set of `model`, in `out` or where the store keeps it.
 
     Without a precision it is the backend's default, without a target this machine, without an enhancer the model's
     own; a set holds one, or "none". A set of random weights lies apart from the real one.
@@ -52,9 +57,27 @@ def build_model(
     recipe = recipe_for(declared, weights)
     if progress and declared.interpolate and not any(name.startswith("interpolate") for name in recipe.graphs):
         progress.note(f"{weights} has no interpolator: these engines need `generate --no-interpolate`")
-    return build_engine_set(
+    return EngineSetBuild.of(
         declared.to_json(), recipe.graphs, backend, precision, target, directory, progress, files=recipe.files
     )
+
+
+def run_planned(build: EngineSetBuild, jobs: int, only: Collection[str]) -> BuiltSet:
+    """Tell the plan of a build, and run it if it fits, with what is expected of each engine and left of all.
+
+    Raises what `EngineSetBuild.run` does, and ExportError for a build that this machine cannot hold.
+    """
+    wanted, graphs = build.builder.wanted, build.builder.graphs
+    expected = costs(Model.from_json(wanted.model), wanted.backend, wanted.precision, graphs)
+
+    def review(found: Survey) -> None:
+        plan = plan_build(build, found, jobs, only)
+        for line in plan.lines():
+            build.builder.progress.note(line)
+        plan.check()
+
+    with ExpectedProgress(build.builder.progress, {cost.graph: cost.seconds for cost in expected}) as progress:
+        return replace(build, builder=replace(build.builder, progress=progress)).run(jobs, only, review)
 
 
 def _pulled(model: str) -> Path:

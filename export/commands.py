@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from stt2v.engine.commands.options import ModelOption
-from stt2v.engine.commands.output import say
+from stt2v.engine.commands.options import JsonOption, ModelOption
+from stt2v.engine.commands.output import report, say
 from stt2v.engine.errors import ExportError, UsageError
 
 
@@ -36,19 +36,30 @@ def build_engines(
         bool, typer.Option("--random-weights", help="Seeded random weights, to measure or to try.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The engine set's folder. Default: the store.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Compilers that run at once.")] = 1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="GRAPH", help="Build this engine and leave others for later (exit code 3)."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be built, why and at what cost.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compile an engine set. Needs the extra `export`."""
+    """Compile an engine set, or go on with it. Needs the extra `export`."""
     from stt2v.engine.console import progress_on
 
     _need_export("build-engines", "torch")
-    from stt2v.export.build_model import build_model
+    from stt2v.export.build_model import model_build, run_planned
+    from stt2v.export.build_plan import plan_build
 
     with progress_on(sys.stderr) as progress:
         wanted = _size(size) if size else None
-        built = build_model(model, backend, precision, target, wanted, enhancer, weights, random_weights, out, progress)
-    say(f"{built.directory}: {'built' if built.reasons else 'is current, nothing to do'}")
-    for row in built.parity:
-        say(f"  {row.graph}: rel {row.rel:.1e} of fp32, limit {row.limit:g}")
+        build = model_build(model, backend, precision, target, wanted, enhancer, weights, random_weights, out, progress)
+        result = (
+            plan_build(build, build.survey(), jobs, only or ()) if dry_run else run_planned(build, jobs, only or ())
+        )
+    report(result, as_json)
 
 
 def pull(

@@ -415,7 +415,7 @@ def test_command_takes_the_environment(server: Hub, tmp_path: Path) -> None:
 
 
 def test_command_needs_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["pull", "streaming-svd"]) == 1
     assert "pip install 'stt2v[export]'" in capsys.readouterr().err
 
@@ -423,16 +423,15 @@ def test_command_needs_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_build_engines_takes_what_was_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STT2V_HOME", str(tmp_path))
     with pytest.raises(UsageError, match="run `stt2v pull streaming-svd`"):
-        build_model.build_model("streaming-svd")
+        build_model.model_build("streaming-svd")
     folder = tmp_path / "weights" / "streaming-svd"
     folder.mkdir(parents=True)
     taken: list[object] = []
     monkeypatch.setattr(
         build_model, "recipe_for", lambda model, weights: taken.append(weights) or recipes.Recipe({}, {})
     )
-    monkeypatch.setattr(build_model, "build_engine_set", lambda *words, **named: None)
     notes = Notes()
-    build_model.build_model("streaming-svd", progress=notes)
+    build_model.model_build("streaming-svd", progress=notes)
     assert taken == [folder]
     assert any("--no-interpolate" in line for line in notes.lines)
 
@@ -440,14 +439,9 @@ def test_build_engines_takes_what_was_pulled(tmp_path: Path, monkeypatch: pytest
 def test_random_weights_lie_apart_and_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STT2V_HOME", str(tmp_path))
     monkeypatch.setattr(build_model, "recipe_for", lambda model, weights: recipes.Recipe({}, {}))
-    made: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        build_model, "build_engine_set", lambda model, *words, **named: made.append((words[4].name, model["warning"]))
-    )
-    build_model.build_model("streaming-svd", enhancer="none", random_weights=True)
-    assert made == [
-        ("streaming-svd-1024x576-onnxruntime-cpu-fp32-noenhancer-random", "random weights: its frames are noise")
-    ]
+    made = build_model.model_build("streaming-svd", enhancer="none", random_weights=True)
+    assert made.directory.name == "streaming-svd-1024x576-onnxruntime-cpu-fp32-noenhancer-random"
+    assert made.builder.wanted.model["warning"] == "random weights: its frames are noise"
 
 
 def test_recipe_of_a_folder_without_interpolator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from stt2v.engine.models import find_model
 from stt2v.engine.trust import admit
 from stt2v.export import to_trt_rtx
 from stt2v.export.build import build_engine_set
-from stt2v.export.build_model import build_model
+from stt2v.export.build_model import model_build
 from stt2v.export.compilers import find_compiler
 from stt2v.export.families import i2vgen_xl
 from stt2v.export.graph import Graph, GraphMaker
@@ -184,7 +184,7 @@ def test_target_is_asked_for_without_a_card(
 ) -> None:
     card(tmp_path, monkeypatch, says)
     with pytest.raises(UsageError, match=message):
-        build_model("tiny", "tensorrt-rtx", out=tmp_path / "set")
+        model_build("tiny", "tensorrt-rtx", out=tmp_path / "set")
 
 
 def test_target_of_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,48 @@
+"""What this machine has: memory, disk, graphics cards."""
+
+import csv
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A graphics card; `target` is its compute capability as targets are written, such as sm_89."""
+
+    name: str
+    bytes: int
+    driver: str
+    target: str
+
+
+def host_memory() -> int:
+    """Bytes of memory that programs here can have: the machine's, or the container's where it has less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such limit, or "max"
+        memory = min(memory, int(CGROUP_LIMIT.read_text()))
+    return memory
+
+
+def free_disk(path: Path) -> int:
+    """Bytes that can be written at `path`, which need not exist yet."""
+    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def cards() -> tuple[Card, ...]:
+    """The NVIDIA cards of this machine; () without a driver. Raises OSError when the driver does not answer."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"]
+    if shutil.which(query[0]) is None:
+        return ()
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        rows = [[cell.strip() for cell in row] for row in csv.reader(done.stdout.splitlines())]
+        return tuple(Card(n, int(mib) << 20, driver, f"sm_{cap.replace('.', '')}") for n, mib, driver, cap in rows)
+    except (subprocess.SubprocessError, ValueError) as error:
+        raise OSError(f"nvidia-smi failed ({error}); mend the NVIDIA driver") from error
