@@ -17,6 +17,7 @@ from stt2v.engine.commands.generate import generate
 from stt2v.engine.commands.models import models
 from stt2v.engine.commands.output import say
 from stt2v.engine.commands.plan import plan
+from stt2v.engine.commands.runs import runs
 from stt2v.engine.errors import Stt2vError
 from stt2v.export.commands import build_engines, pull
 
@@ -94,3 +95,4 @@ def options(
 for command in (generate, build_engines, pull, plan, mawe, models, doctor):
     app.command()(command)
 app.add_typer(engines, name="engines")
+app.add_typer(runs, name="runs")

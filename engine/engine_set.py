@@ -1,6 +1,7 @@
 """An engine set opened for use: engines by graph name, loaded when first asked for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -64,10 +65,36 @@ class EngineSet(Mapping[str, Engine], Closing):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def unload(self, names: Iterable[str]) -> None:
+        """Give back the memory of those engines; each is loaded again when it is asked for."""
+        for name in names:
+            if engine := self._loaded.pop(name, None):
+                engine.close()
+
     def close(self) -> None:
-        for engine in self._loaded.values():
-            engine.close()
-        self._loaded.clear()
+        self.unload(list(self._loaded))
+
+
+@dataclass(frozen=True)
+class Without(Mapping[str, Engine]):
+    """The engines of a set but for those that are `hidden`."""
+
+    engines: Mapping[str, Engine]
+    hidden: frozenset[str]
+
+    def __getitem__(self, name: str) -> Engine:
+        if name in self.hidden:
+            raise KeyError(name)
+        return self.engines[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.hidden and name in self.engines
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.engines if name not in self.hidden)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def declared_model(directory: Path, manifest: Manifest) -> Model:

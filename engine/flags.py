@@ -2,8 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,14 +16,20 @@ from stt2v.engine.models.enhancers import NO_ENHANCER
 from stt2v.engine.record import Record, read_record
 from stt2v.engine.request import Request
 
+Command = Callable[..., None]
+
 
 @dataclass(frozen=True)
 class Order:
-    """What a command line asks for: a request to a model; `repeats` is the record that it makes again."""
+    """What a command line asks for: a request to a model; `repeats` is the record that it makes again.
+
+    given: the fields of the request that were said.
+    """
 
     model: str
     request: Request
     repeats: Record | None = None
+    given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,12 @@ class RequestFlags:
 
     def order(self) -> Order:
         """The order that they spell. Raises UsageError, InputError for the file to repeat."""
+        given = self._given()
         if self.from_ is None:
-            return Order(self.model or DEFAULT_MODEL, Request(**self._given()))
+            return Order(self.model or DEFAULT_MODEL, Request(**given), given=given)
         record = read_record(self.from_)
         model = self.model or record.model
-        return Order(model, record.again(model, self._given()), record)
+        return Order(model, record.again(model, given), record, given)
 
     def _given(self) -> dict[str, Any]:
         """What was said, as fields of a request."""
@@ -124,19 +131,33 @@ class RequestFlags:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def takes_request(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the flags of a request in place of its first parameter, the order."""
-    flags = inspect.signature(RequestFlags).parameters
-    _, *own = inspect.signature(command).parameters.values()
+def takes_flags(flags: type[Any], name: str, build: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Give a command the fields of the dataclass `flags` as flags, in place of its parameter `name`.
 
-    @functools.wraps(command)
-    def with_flags(**values: Any) -> None:
-        order = RequestFlags(**{name: values.pop(name) for name in flags}).order()
-        command(order, **values)
+    That gets what `build` makes of them.
+    """
 
-    with_flags.__signature__ = inspect.Signature([*flags.values(), *own])  # type: ignore[attr-defined]
-    with_flags.__annotations__ = {**RequestFlags.__annotations__, **command.__annotations__}
-    return with_flags
+    def decorate(command: Command) -> Command:
+        spelled = inspect.signature(flags).parameters
+        taken = [
+            part
+            for own in inspect.signature(command).parameters.values()
+            for part in (spelled.values() if own.name == name else [own])
+        ]
+
+        @functools.wraps(command)
+        def with_flags(**values: Any) -> None:
+            command(**{name: build(flags(**{flag: values.pop(flag) for flag in spelled}))}, **values)
+
+        with_flags.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {**flags.__annotations__, **command.__annotations__}
+        return with_flags
+
+    return decorate
+
+
+takes_request = takes_flags(RequestFlags, "order", RequestFlags.order)
+"""Give a command the flags of a request, and itself the order that they spell."""
 
 
 def _guidance(text: str) -> tuple[float, float]:

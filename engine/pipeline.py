@@ -29,11 +29,11 @@ from stt2v.engine.stages.interpolate import interpolate
 
 SEGMENT = 48  # frames of the file that are encoded, and kept, at a time
 
-OnBase = Callable[[Frames], None]
-"""Called with each block of the base video's frames, [n, H, W, 3], uint8, before it is enhanced or interpolated."""
+OnBase = Callable[[int, Frames], None]
+"""Called with each chunk's index and its frames of the base video, [n, H, W, 3], uint8, before they are enhanced."""
 
 
-def unseen(frames: Frames) -> None:
+def unseen(chunk: int, frames: Frames) -> None:
     """Where base frames go when nobody looks."""
 
 
@@ -115,7 +115,7 @@ class Pipeline:
         for index in generated:
             left = self.plan.base_frames - self.plan.chunks[index].start
             if left > 0:
-                self.on_base(chunks.frames(index)[:left])
+                self.on_base(index, chunks.frames(index)[:left])
             yield index
 
     def _given_chunk(self) -> Array | None:

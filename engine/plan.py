@@ -1,7 +1,7 @@
 """All frame arithmetic, as pure functions: what a request means in chunks, before any work."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stt2v.engine.blend import window_starts
@@ -11,6 +11,10 @@ from stt2v.engine.models.i2vgen_xl import I2VGEN_XL
 from stt2v.engine.models.model import Enhancing, Model
 from stt2v.engine.prompts import PromptPart, parse_prompts, per_chunk
 from stt2v.engine.request import Settings
+from stt2v.engine.size import in_words
+
+FLOAT, LATENT_CHANNELS, DOWNSCALE = 4, 4, 8  # of the enhancers' latents
+ENCODED = 0.5  # bytes of a pixel of the video when it is noise; pictures take a fraction of that
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class RunPlan:
     enhancing: Enhancing | None
     windows: tuple[int, ...]
     interpolate: bool
+    run_bytes: int
     prompts: tuple[PromptPart, ...] = ()
     first_chunk: str | None = None
 
@@ -101,6 +106,7 @@ class RunPlan:
             *(f"prompt from frame {part.frame} (chunk {part.chunk}): {part.text}" for part in self.prompts),
             *self._enhancing_lines(),
             *(["interpolation: every second frame is made from its neighbours"] if self.interpolate else []),
+            f"disk: about {in_words(self.run_bytes)} for what is finished meanwhile, and for the video",
             f"seed {self.seed}",
         ]
 
@@ -140,9 +146,39 @@ def plan_run(model: Model, settings: Settings) -> RunPlan:
         enhancing=enhancing,
         windows=window_starts(clip, enhancing.window, enhancing.overlap) if enhancing else (),
         interpolate=settings.interpolate,
+        run_bytes=_run_bytes(model, settings, chunks, clip),
         prompts=_prompts(model, settings, chunks),
         first_chunk=settings.first_chunk,
     )
+
+
+def _run_bytes(model: Model, settings: Settings, chunks: Sequence[ChunkPlan], clip: int) -> int:
+    """What the run's files and the video take: chunks, the enhancer's states and conditions, twice the encoded frames.
+
+    How well frames can be compressed is a guess on the safe side; all else is exact but for small tensors.
+    """
+    picture, how = model.width * model.height * 3, settings.enhancing
+    generated = chunks[-1].stop * picture + (len(chunks) * model.conditional + 1) * picture * FLOAT
+    size = model.width * model.height
+    refined = 0
+    if how:
+        width, height = cut_size((model.width, model.height), (how.width, how.height))
+        size, latent = width * height, LATENT_CHANNELS * how.width * how.height // DOWNSCALE**2 * FLOAT
+        told = len(window_starts(clip, how.window, how.overlap)) * how.window
+        refined = (2 * 2 * clip + told) * latent  # two states of two tensors while a step is done
+    return generated + refined + 2 * int(settings.num_frames * size * ENCODED)
+
+
+def end_after(model: Model, settings: Settings, plan: RunPlan, chunks: int) -> RunPlan:
+    """The plan of the video that ends with the first `chunks` of `plan`'s chunks, told what these were told.
+
+    It has more chunks only where the enhancer needs them to fill its window.
+    """
+    base = min(plan.base_frames, plan.chunks[chunks - 1].stop)
+    num_frames = min(plan.num_frames, output_frame(base, plan.interpolate))
+    shorter = plan_run(model, replace(settings, num_frames=num_frames, prompt=None))
+    prompts = tuple(part for part in plan.prompts if part.chunk < len(shorter.chunks))
+    return replace(shorter, prompts=prompts)
 
 
 def _prompts(model: Model, settings: Settings, chunks: Sequence[ChunkPlan]) -> tuple[PromptPart, ...]:

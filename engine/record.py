@@ -119,12 +119,23 @@ def read_record(path: Path) -> Record:
     """The record in the video `path`. Raises InputError for a file without one."""
     text = read_comment(path)
     try:
-        made = json.loads(text)
+        return record_of(path, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise _no_record(path) from error
+
+
+def record_of(path: Path, made: Any) -> Record:
+    """The record of `path` that says `made`. Raises InputError when that is no record."""
+    try:
         return Record(path, read_as(str, made["model"]), _request(made), made)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(
-            f"video {path} carries no settings; it was made with --no-metadata, or not by stt2v, or changed since"
-        ) from error
+        raise _no_record(path) from error
+
+
+def _no_record(path: Path) -> InputError:
+    return InputError(
+        f"video {path} carries no settings; it was made with --no-metadata, or not by stt2v, or changed since"
+    )
 
 
 def _request(made: Mapping[str, Any]) -> Request:

@@ -1,19 +1,46 @@
 """From a request to a file: the main job of the command line."""
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stt2v.engine.errors import InputError, OutputError
-from stt2v.engine.media.video import VideoWriter, check_output
+from stt2v.engine.film import Film
+from stt2v.engine.media.join import join_videos
+from stt2v.engine.media.video import check_output
+from stt2v.engine.media.whole import check_place
+from stt2v.engine.plan import RunPlan
 from stt2v.engine.progress import Progress
 from stt2v.engine.record import record_json
 from stt2v.engine.request import Request
+from stt2v.engine.runs.interrupt import StopEarly
+from stt2v.engine.runs.record import VIDEO
+from stt2v.engine.runs.run import Run, pausing, scratch_run
 from stt2v.engine.session import Session
 from stt2v.engine.views import NO_VIEWS, Views
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+
+OpenRun = Callable[[Request, Path], AbstractContextManager[Run]]
+"""Opens what is kept of the video that a request makes, given where the video goes."""
+
+
+def unkept(request: Request, output: Path) -> AbstractContextManager[Run]:
+    """The run of a video that nobody resumes."""
+    return scratch_run()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A video that is whole; `plan` is what was made of what was planned."""
+
+    path: Path
+    plan: RunPlan
+    ended_early: bool = False
 
 
 def generate_video(
@@ -23,27 +50,41 @@ def generate_video(
     progress: Progress,
     metadata: bool = True,
     views: Views = NO_VIEWS,
-) -> Path:
+    open_run: OpenRun = unkept,
+) -> Made:
     """Make the video of `request` at `output`. Nothing is left there when it fails; what the views show stays.
 
-    Raises UsageError, InputError, OutputError, StageError, BackendError.
+    What the run has finished already is not done again. Raises UsageError, InputError, OutputError, StageError,
+    BackendError, and StoppedError where the run had to stop and can go on.
     """
     check_output(output)  # before the input is even read, so that nothing else is said
-    plan = session.plan(request)
-    tags = {"comment": record_json(session, request)} if metadata else {}
-    width, height, fps = session.model.width, session.model.height, plan.base_fps
-    with (
-        VideoWriter(output, plan.width, plan.height, plan.fps, tags) as writer,
-        views.opened(width, height, fps, progress) as shown,
-    ):
-        for chunk in session.generate(request, progress, on_base=shown):
-            writer.write(chunk.frames)
-    return output
+    check_place(output)
+    planned = plan = session.plan(request)
+    size = session.model.width, session.model.height
+    with open_run(request, output) as run, views.opened(*size, plan.base_fps, progress) as shown:
+        film = Film(session, request.resolve(session.model), progress, shown, run)
+        try:
+            segments = film.segments(plan)
+        except StopEarly:
+            plan = film.ended(plan)
+            segments = film.segments(plan)
+        made = replace(request, num_frames=plan.num_frames)
+        with pausing(output):
+            join_videos(segments, output, plan.fps, {"comment": record_json(session, made)} if metadata else {})
+        with run.writing(VIDEO) as path:
+            path.write_text(json.dumps({"frames": plan.num_frames}))
+    return Made(output, plan, plan != planned)
 
 
 def generate_folder(
-    session: Session, request: Request, folder: Path, output: Path, progress: Progress, metadata: bool = True
-) -> Iterator[Path]:
+    session: Session,
+    request: Request,
+    folder: Path,
+    output: Path,
+    progress: Progress,
+    metadata: bool = True,
+    open_run: OpenRun = unkept,
+) -> Iterator[Made]:
     """One video for every picture in `folder`, named after it, in the folder `output`; yields each when it is whole.
 
     A picture that cannot be used does not stop the others. Raises InputError at the end for those, or at once when
@@ -59,7 +100,8 @@ def generate_folder(
     failed = []
     for picture, name in zip(pictures, _names(pictures), strict=True):
         try:
-            yield generate_video(session, replace(request, image=picture), output / name, progress, metadata)
+            one = replace(request, image=picture)
+            yield generate_video(session, one, output / name, progress, metadata, open_run=open_run)
         except InputError as error:
             failed.append(picture.name)
             progress.note(str(error))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from stt2v import __version__
 from stt2v.engine.backends import check_backend
 from stt2v.engine.backends.base import Closing, Engine, Frames, Value
-from stt2v.engine.engine_set import EngineSet
+from stt2v.engine.engine_set import EngineSet, Without
 from stt2v.engine.errors import UsageError
 from stt2v.engine.first_chunk import still
 from stt2v.engine.loop import OnStep
@@ -22,6 +22,7 @@ from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.request import Request, Settings
 from stt2v.engine.runs.run import scratch_run
+from stt2v.engine.stages.denoise import fused_steps
 from stt2v.engine.store import find_set
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Session(Closing):
     ) -> None:
         self.model = model
         self.engines = engines
+        self._usable = engines
         self.tokenizers = tokenizers or {}
 
     @classmethod
@@ -102,7 +104,6 @@ class Session(Closing):
         request: Request,
         progress: Progress | None = None,
         callback_on_step_end: StepCallback | None = None,
-        on_base: OnBase = unseen,
     ) -> Iterator[Chunk]:
         """The video of `request`, chunk by chunk, exactly as many frames as were asked for.
 
@@ -112,7 +113,7 @@ class Session(Closing):
         """
         watcher = progress or Silent()
         settings = request.resolve(self.model)
-        pipeline = self.pipeline(settings, plan_run(self.model, settings), watcher, on_base)
+        pipeline = self.pipeline(settings, plan_run(self.model, settings), watcher)
         picture = self.picture(settings, watcher)
         return self._chunks(pipeline, picture, self.on_step(watcher, callback_on_step_end))
 
@@ -124,7 +125,20 @@ class Session(Closing):
     def pipeline(self, settings: Settings, plan: RunPlan, progress: Progress, on_base: OnBase = unseen) -> Pipeline:
         """What makes the frames of `plan`. Raises UsageError, EngineSetError where the engines cannot."""
         noise = Noise(settings.seed)
-        return Pipeline(self.model, self.engines, self.tokenizers, settings, plan, noise, progress, on_base)
+        return Pipeline(self.model, self._usable, self.tokenizers, settings, plan, noise, progress, on_base)
+
+    def step_down(self) -> str | None:
+        """From now on use what takes less memory and gives the same: steps by halves in place of fused ones.
+
+        Returns what changes in words, None when nothing is left to change.
+        """
+        fused = fused_steps(self._usable)
+        if not fused:
+            return None
+        if isinstance(self.engines, EngineSet):
+            self.engines.unload(fused)
+        self._usable = Without(self._usable, frozenset(fused))
+        return "takes the halves of each step one after the other"
 
     def close(self) -> None:
         if isinstance(self.engines, EngineSet):

@@ -44,14 +44,18 @@ NO_VIEWS = Views()
 
 
 class Shown:
-    """Shows each block of frames in all views; one that fails is told of and left out, and the run goes on."""
+    """Shows each chunk in all views; one that fails is told of and left out, and the run goes on."""
 
     def __init__(self, views: list[View], progress: Progress) -> None:
         self._views = views
         self._progress = progress
+        self._next = 0
 
-    def __call__(self, frames: Frames) -> None:
-        """frames: [n, H, W, 3], uint8."""
+    def __call__(self, chunk: int, frames: Frames) -> None:
+        """frames: of chunk number `chunk`, [n, H, W, 3], uint8; chunks that were shown before are not shown again."""
+        if chunk < self._next:
+            return
+        self._next = chunk + 1
         for view in list(self._views):
             try:
                 view.write(frames)

@@ -111,7 +111,7 @@ def test_prompt_to_file(session: Session, tmp_path: Path) -> None:
     request = Request(prompt=PROMPT)
     plan = session.plan(request)
     assert (len(plan.chunks), plan.windows, plan.width, plan.height) == (3, (0, 2, 4), 48, 48)
-    path = generate_video(session, request, tmp_path / "out.mp4", Silent())
+    path = generate_video(session, request, tmp_path / "out.mp4", Silent()).path
     with av.open(path) as file:
         stream = file.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]

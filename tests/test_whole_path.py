@@ -50,7 +50,7 @@ def test_same_seed_same_video_bit_for_bit(session: Session, tmp_path: Path) -> N
     hashes = set()
     for name in ("a", "b"):
         with Session.open("tiny") as fresh:
-            video = generate_video(fresh, request, tmp_path / f"{name}.mp4", Silent())
+            video = generate_video(fresh, request, tmp_path / f"{name}.mp4", Silent()).path
         hashes.add(hashlib.sha256(video.read_bytes()).hexdigest())
     assert len(hashes) == 1
 

@@ -1,8 +1,7 @@
-"""Writing frames to an MP4 that plays everywhere and appears only when it is whole."""
+"""Writing frames to an MP4 that plays everywhere."""
 
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import OutputError, UsageError
+from stt2v.engine.media.whole import unwritable
 from stt2v.engine.paths import is_folder
 
 if TYPE_CHECKING:
@@ -20,43 +20,32 @@ if TYPE_CHECKING:
 # x264 makes other bits with another number of threads; a fixed one makes files comparable between machines.
 THREADS = 4
 QUALITY = "17"
+REORDERED = 2  # pictures that may wait for later ones to be decoded, with the preset in use
 LONGEST_NAME = 255  # bytes, on every file system of Linux
 
 
 class VideoWriter:
-    """An H.264 MP4 (yuv420p, BT.709) of `width`x`height` pixels (both even) at `fps` frames a second.
+    """An H.264 MP4 (yuv420p, BT.709) at `path`, of `width`x`height` pixels (both even) at `fps` frames a second.
 
-    Opens its file at once, so that a place that cannot be written is known before any work, under a temporary name
-    beside `path`; the file takes its name when the writer is left without an error and is removed otherwise.
-    Raises OutputError, or UsageError for a name that is no MP4.
+    The file is whole when the writer is left without an error, and the same frames make the same bytes. Raises
+    OutputError, or UsageError for a name that is no MP4.
     """
 
     def __init__(self, path: Path, width: int, height: int, fps: float, metadata: Mapping[str, str]) -> None:
+        import av
+
         check_output(path)
         self.path = path
         self.frames = 0
         try:
-            handle, name = tempfile.mkstemp(prefix=".stt2v-", suffix=".part.mp4", dir=path.parent)
-        except OSError as error:
-            raise self._failure(error) from error
-        os.close(handle)
-        self._temporary = Path(name)
-        try:
-            self._container = self._open(metadata)
-            self._stream = add_stream(self._container, width, height, fps, {"crf": QUALITY, "preset": "medium"})
-        except Exception:
-            self._temporary.unlink()
-            raise
+            self._container = av.open(str(path), "w", options={"movflags": "+faststart"})
+        except (av.FFmpegError, OSError) as error:
+            raise unwritable(path, error) from error
+        self._container.metadata.update(metadata)
+        self._stream = add_stream(self._container, width, height, fps, {"crf": QUALITY, "preset": "medium"})
 
-    def _open(self, metadata: Mapping[str, str]) -> "OutputContainer":
-        import av
-
-        container = av.open(str(self._temporary), "w", options={"movflags": "+faststart"})
-        container.metadata.update(metadata)
-        return container
-
-    def write(self, frames: Frames) -> None:
-        """Append frames: [n, H, W, 3], uint8. Raises OutputError."""
+    def write(self, frames: Iterable[Frames]) -> None:
+        """Append frames: [H, W, 3], uint8 each, or a block of them. Raises OutputError."""
         import av
 
         try:
@@ -66,7 +55,7 @@ class VideoWriter:
                 self.frames += 1
                 self._container.mux(self._stream.encode(picture))
         except (av.FFmpegError, OSError) as error:
-            raise self._failure(error) from error
+            raise unwritable(self.path, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -74,27 +63,20 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._close(whole=error is None)
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-    def _close(self, whole: bool) -> None:
         import av
 
         try:
-            if whole:
+            if error is None:
                 self._container.mux(self._stream.encode())
             self._container.close()
-            if whole:
-                self._temporary.chmod(0o666 & ~_umask())
-                self._temporary.replace(self.path)
         except (av.FFmpegError, OSError) as failure:
-            if whole:
-                raise self._failure(failure) from failure
+            if error is None:
+                raise unwritable(self.path, failure) from failure
 
-    def _failure(self, error: Exception) -> OutputError:
-        return OutputError(f"video {self.path} cannot be written ({error}); free the disk or choose another place")
+
+def frame_rate(fps: float) -> Fraction:
+    """`fps` as files say it."""
+    return Fraction(fps).limit_denominator(1001)
 
 
 def add_stream(
@@ -103,7 +85,7 @@ def add_stream(
     """A stream of H.264 in `container`: yuv420p, BT.709; options: the encoder's."""
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+    stream = container.add_stream("libx264", rate=frame_rate(fps), options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.thread_count = THREADS
     context = stream.codec_context
@@ -135,9 +117,3 @@ def check_output(path: Path, *suffixes: str) -> None:
         raise OutputError(f"folder {path.parent} of the output does not exist; create it or choose another")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"folder {path.parent} of the output is not writable; choose another with --output")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

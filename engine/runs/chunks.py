@@ -15,10 +15,12 @@ from stt2v.engine.runs.arrays import load_array, load_slice, save_arrays
 from stt2v.engine.runs.run import Run
 from stt2v.engine.stages.decode import to_uint8
 
+CHUNK = "chunk-"
+
 
 def chunk_unit(index: int) -> str:
     """The name of chunk `index`."""
-    return f"chunk-{index:04}.safetensors"
+    return f"{CHUNK}{index:04}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Chunks:
     def frames(self, index: int) -> Frames:
         """The new frames of chunk `index`: [n, H, W, 3], uint8."""
         return load_array(self._path(index), "frames")
+
+    @property
+    def finished(self) -> int:
+        """How many chunks there are before the first that is missing."""
+        return next((c.index for c in self.plan if not self.run.has(chunk_unit(c.index))), len(self.plan))
 
     def handover(self) -> Handover | None:
         """What the first missing chunk goes on from; None when it is the first of all."""

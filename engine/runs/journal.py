@@ -25,15 +25,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.entries: dict[str, Entry] = {}
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        whole = 0
-        for line in lines:
-            entry = _entry(line)
-            if entry is None:
-                break
-            self.entries[entry.unit] = entry
-            whole += len(line)
+        self.entries, whole = read_journal(path)
         with path.open("ab") as file:
             file.truncate(whole)
             os.fsync(file.fileno())
@@ -51,6 +43,19 @@ class Journal:
                 file.truncate(size)
                 raise
         self.entries[entry.unit] = entry
+
+
+def read_journal(path: Path) -> tuple[dict[str, Entry], int]:
+    """The entries of a journal by unit, and how many of its bytes are whole lines. No journal is an empty one."""
+    entries: dict[str, Entry] = {}
+    whole = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        entry = _entry(line)
+        if entry is None:
+            break
+        entries[entry.unit] = entry
+        whole += len(line)
+    return entries, whole
 
 
 def _entry(line: bytes) -> Entry | None:

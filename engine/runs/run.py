@@ -38,7 +38,7 @@ class Run(Closing):
         self._lock = _locked(directory)
         for left in directory.rglob(f"{PART}*"):  # by a process that was killed
             left.unlink()
-        with _pausing(directory):
+        with pausing(directory):
             self._journal = Journal(directory / JOURNAL)
         self._finished = {unit for unit, entry in self._journal.entries.items() if self._is_intact(entry)}
 
@@ -62,7 +62,7 @@ class Run(Closing):
         """
         path = self.path(unit)
         temporary = path.with_name(f"{PART}{path.name}")
-        with _pausing(self.directory):
+        with pausing(self.directory):
             path.parent.mkdir(exist_ok=True)
             try:
                 yield temporary
@@ -82,7 +82,7 @@ class Run(Closing):
             with self.writing(unit) as path:
                 shutil.copyfile(other.path(unit), path)
             return
-        with _pausing(self.directory):
+        with pausing(self.directory):
             _sync(self.directory)
             self._note(unit)
 
@@ -123,14 +123,14 @@ def _locked(directory: Path) -> IO[bytes]:
 
 
 @contextmanager
-def _pausing(directory: Path) -> Iterator[None]:
+def pausing(place: Path) -> Iterator[None]:
     """Turn a full disk, also behind one of our own errors, into a pause of the run."""
     try:
         yield
     except Exception as error:
         if any(getattr(cause, "errno", None) in FULL for cause in (error, error.__cause__)):
             raise StoppedError(
-                f"the disk that holds {directory} is full; free some of it (`stt2v runs prune`) and resume"
+                f"the disk that holds {place} is full; free some of it (`stt2v runs prune`) and resume"
             ) from error
         raise
 

@@ -91,6 +91,11 @@ def guided_step(engines: Mapping[str, Engine], name: str = "step") -> WatchedSte
     return WatchedStep(HalvedStep(engines[f"{prefix}half"], engines[own if own in engines else "update"]), stage)
 
 
+def fused_steps(engines: Mapping[str, Engine]) -> list[str]:
+    """The fused steps that `engines` can also do by halves."""
+    return [name for name in engines if name.endswith("step") and f"{name.removesuffix('step')}half" in engines]
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """What a denoising run is made of besides its conditions.

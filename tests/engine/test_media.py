@@ -10,7 +10,9 @@ from PIL import Image, ImageCms
 
 from stt2v.engine.errors import InputError, OutputError, UsageError
 from stt2v.engine.media.image import fit_image, image_hash, load_image, model_image
+from stt2v.engine.media.join import join_videos
 from stt2v.engine.media.video import VideoWriter
+from stt2v.engine.media.whole import check_place, whole_file
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -195,8 +197,7 @@ def test_video_holds_the_frames(tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     with VideoWriter(path, 48, 32, 8.0, {"comment": "settings"}) as writer:
         writer.write(frames[:4])
-        assert not path.exists()
-        writer.write(frames[4:])
+        writer.write(iter(frames[4:]))
     decoded = read(path)
     assert decoded.shape == frames.shape
     assert np.abs(decoded.astype(int) - frames).mean() < 4
@@ -214,19 +215,45 @@ def test_same_frames_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
-def test_failed_run_leaves_nothing_and_keeps_the_old_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fps", [24, 23.976, 8.5, 0.01])
+@pytest.mark.parametrize("lengths", [(1,), (9, 8, 1, 2), (1, 1, 9)])
+def test_segments_are_joined_as_they_are(fps: float, lengths: tuple[int, ...], tmp_path: Path) -> None:
+    ends = np.cumsum(lengths)
+    frames = moving_frames(ends[-1])
+    segments = [tmp_path / f"{end}.mp4" for end in ends]
+    for path, end, length in zip(segments, ends, lengths, strict=True):
+        with VideoWriter(path, 48, 32, fps, {}) as writer:
+            writer.write(frames[end - length : end])
+    joined = tmp_path / "joined.mp4"
+    join_videos(segments, joined, fps, {"comment": "settings"})
+    np.testing.assert_array_equal(read(joined), np.concatenate([read(path) for path in segments]))
+    with av.open(str(joined)) as container:
+        stream = container.streams.video[0]
+        assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
+        assert container.metadata["comment"] == "settings"
+        times = [frame.pts for frame in container.decode(stream)]
+    assert len(set(np.diff(times))) <= 1
+    assert times[0] == 0
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(b"old")
 
-    def run() -> None:
-        with VideoWriter(path, 48, 32, 8, {}) as writer:
-            writer.write(moving_frames(3))
+    def fail() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(b"half")
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        run()
+        fail()
     assert [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
     assert path.read_bytes() == b"old"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
+    assert path.read_bytes() == b"new"
 
 
 def test_impossible_places_are_refused(tmp_path: Path) -> None:
@@ -236,7 +263,8 @@ def test_impossible_places_are_refused(tmp_path: Path) -> None:
         (tmp_path / "folder.mp4", UsageError),
         (tmp_path / "gone" / "video.mp4", OutputError),
         (tmp_path / ("long" * 63 + ".mp4"), UsageError),
-        (Path("/proc/video.mp4"), OutputError),
     ]:
         with pytest.raises(error):
             VideoWriter(path, 48, 32, 8, {})
+    with pytest.raises(OutputError):
+        check_place(Path("/proc/video.mp4"))

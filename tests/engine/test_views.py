@@ -99,8 +99,9 @@ def test_a_view_that_fails_does_not_stop_the_run(tmp_path: Path) -> None:
 
     with Views(tmp_path / "live.mp4", folder / "sheet.png").opened(64, 32, 8.0, Notes()) as shown:
         folder.rmdir()
-        shown(levels(10, 20))
-        shown(levels(30, 40))
+        shown(0, levels(10, 20))
+        shown(0, levels(50))
+        shown(1, levels(30, 40))
     assert len(notes) == 1
     assert notes[0].endswith("the video goes on without it")
     assert len(seen(tmp_path / "live.mp4")) == 4

@@ -1,0 +1,127 @@
+"""The folder of all runs: beginning one, finding the one of a video, and removing old ones."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stt2v.engine.errors import InputError, OutputError, UsageError
+from stt2v.engine.home import home
+from stt2v.engine.record import Record, record_of
+from stt2v.engine.runs.chunks import CHUNK
+from stt2v.engine.runs.journal import read_journal
+from stt2v.engine.runs.record import PICTURE, VIDEO, RunRecord, read_record
+from stt2v.engine.runs.run import JOURNAL, Run
+
+LIMIT = 20 * 10**9  # bytes that the runs may take together
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run that lies in the folder."""
+
+    directory: Path
+    record: RunRecord
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def settings(self) -> Record:
+        """What the video is made with; its picture is the run's copy. Raises InputError."""
+        picture = self.directory / PICTURE
+        place = {"image_path": str(picture)} if picture.is_file() else {}
+        return record_of(Path(self.record.output), {**self.record.made, **place})
+
+    @property
+    def bytes(self) -> int:
+        """What it takes of the disk; what it shares with other runs counts in each."""
+        sizes = []
+        for path in self.directory.rglob("*"):
+            with suppress(FileNotFoundError):
+                sizes.append(path.stat().st_size)
+        return sum(sizes)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks are there."""
+        return sum(unit.startswith(CHUNK) for unit in read_journal(self.directory / JOURNAL)[0])
+
+    @property
+    def frames(self) -> int:
+        """How many frames its video has; 0 before there is one."""
+        try:
+            return int(json.loads((self.directory / VIDEO).read_text())["frames"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    @property
+    def asked(self) -> int:
+        """How many frames the video should have."""
+        return int(self.record.made["num_frames"])
+
+
+def runs_folder(run_dir: Path | None = None) -> Path:
+    """Where runs are kept: `run_dir`, by default in the store."""
+    return run_dir or home() / "runs"
+
+
+def begin_run(folder: Path, record: RunRecord, picture: Path | None) -> Path:
+    """Make the directory of a new run, with a copy of the picture that it starts from. Raises OutputError."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(record.created))}-{Path(record.output).stem[:40]}-"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix=name, dir=folder))  # for this user alone
+        if picture is not None:
+            shutil.copyfile(picture, directory / PICTURE)
+        record.write(directory)
+    except OSError as error:
+        raise OutputError(f"run cannot be kept in {folder} ({error}); choose another place with --run-dir") from error
+    return directory
+
+
+def all_runs(folder: Path) -> list[KeptRun]:
+    """The runs in `folder`, oldest first; what is no run is left out."""
+    found = []
+    for directory in folder.iterdir() if folder.is_dir() else ():
+        with suppress(InputError):
+            found.append(KeptRun(directory, read_record(directory)))
+    return sorted(found, key=lambda run: run.record.created)
+
+
+def find_run(folder: Path, output: Path) -> KeptRun:
+    """The newest run of the video `output`. Raises InputError when there is none."""
+    runs = [run for run in all_runs(folder) if run.record.output == str(output.absolute())]
+    if not runs:
+        raise InputError(
+            f"no run of {output} is kept in {folder}; see `stt2v runs list`, or make the video again with --from"
+        )
+    return runs[-1]
+
+
+def remove_runs(runs: Sequence[KeptRun]) -> Iterator[KeptRun]:
+    """Remove runs, but for those that a process works on; yields each that is gone."""
+    for run in runs:
+        try:
+            Run(run.directory).close()
+        except UsageError:
+            continue
+        shutil.rmtree(run.directory)
+        yield run
+
+
+def excess(runs: Sequence[KeptRun], limit: int = LIMIT) -> list[KeptRun]:
+    """The oldest of `runs` that must go for the rest to take at most `limit` bytes."""
+    left = sum(run.bytes for run in runs)
+    gone = []
+    for run in runs:
+        if left <= limit:
+            break
+        gone.append(run)
+        left -= run.bytes
+    return gone

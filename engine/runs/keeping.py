@@ -1,0 +1,114 @@
+"""How a command keeps the runs of its videos: opened for the work, told about, and removed when they are too many."""
+
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stt2v.engine.engine_set import EngineSet
+from stt2v.engine.errors import InputError, StoppedError, UsageError
+from stt2v.engine.progress import Progress
+from stt2v.engine.request import Request
+from stt2v.engine.runs.chunks import chunk_unit
+from stt2v.engine.runs.environment import environment
+from stt2v.engine.runs.folder import LIMIT, KeptRun, all_runs, begin_run, excess, remove_runs
+from stt2v.engine.runs.interrupt import Interrupt
+from stt2v.engine.runs.record import new_record, read_record
+from stt2v.engine.runs.resume import Resumption
+from stt2v.engine.runs.run import Run
+from stt2v.engine.session import Session
+from stt2v.engine.size import in_words
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """folder: of all runs; discard: whether a run goes as soon as its video is whole."""
+
+    session: Session
+    folder: Path
+    interrupt: Interrupt
+    progress: Progress
+    discard: bool
+
+    @contextmanager
+    def new(self, request: Request, output: Path) -> Iterator[Run]:
+        """The run of a video that begins now. Raises StoppedError when the user has interrupted the one before."""
+        self.interrupt.check()
+        with self._kept(self._begun(request, output, 0)) as run:
+            yield run
+
+    @contextmanager
+    def resumed(self, how: Resumption) -> Iterator[Run]:
+        """A run that goes on, or a new one that begins with chunks of another. Raises UsageError, InputError."""
+        if how.shared is None:
+            self._check_same(how)
+            with self._kept(how.kept.directory) as run:
+                _check_shared(run, how.kept.record.shared)
+                yield run
+            return
+        with self._kept(self._begun(how.request, how.output, how.shared)) as run:
+            with Run(how.kept.directory) as other:
+                _check_shared(other, how.shared)
+                for index in range(how.shared):
+                    run.adopt(chunk_unit(index), other)
+            yield run
+
+    def _begun(self, request: Request, output: Path, shared: int) -> Path:
+        engines = self.session.engines.directory if isinstance(self.session.engines, EngineSet) else None
+        picture = request.image if isinstance(request.image, Path) else None
+        directory = begin_run(self.folder, new_record(output, engines, self._made(request), shared), picture)
+        needed, free = self.session.plan(request).run_bytes, shutil.disk_usage(directory).free
+        if free < needed:
+            self.progress.note(
+                f"{self.folder} has {in_words(free)} free, about {in_words(needed)} may be needed: the run pauses when"
+                " the disk is full; --run-dir puts it elsewhere"
+            )
+        return directory
+
+    def _made(self, request: Request) -> dict[str, Any]:
+        made = self.session.settings(request)
+        return made | {"environment": environment(made.get("backend", ""))}
+
+    def _check_same(self, how: Resumption) -> None:
+        """Raise UsageError that names what would change the rest of a video."""
+        lines = list(how.kept.settings.differences(self._made(how.request)))
+        if lines:
+            raise UsageError(f"{'; '.join(lines)}; restore that, or make another video of it with -o and --from-chunk")
+
+    @contextmanager
+    def _kept(self, directory: Path) -> Iterator[Run]:
+        output = read_record(directory).output
+        with Run(directory) as run:
+            run.on_unit = self.interrupt.on_unit
+            try:
+                with self.interrupt.listening():
+                    yield run
+            except BaseException as error:
+                if not run.finished():
+                    shutil.rmtree(directory)
+                    raise
+                self.progress.note(f"what is finished is kept: stt2v generate --resume {shlex.quote(output)}")
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise StoppedError(f"video {output} was stopped before it was whole") from None
+                raise
+        if self.discard:
+            shutil.rmtree(directory)
+        for gone in remove_runs(excess([run for run in all_runs(self.folder) if _may_go(run, directory)])):
+            self.progress.note(
+                f"removed the run {gone.name} of {gone.record.output}: runs are kept up to {in_words(LIMIT)}"
+            )
+
+
+def _may_go(run: KeptRun, current: Path) -> bool:
+    """Only what is whole goes unasked."""
+    return run.directory != current and run.frames >= run.asked
+
+
+def _check_shared(run: Run, shared: int) -> None:
+    """Raise InputError unless the first `shared` chunks are there: this run cannot make them again."""
+    missing = [index for index in range(shared) if not run.has(chunk_unit(index))]
+    if missing:
+        raise InputError(f"chunk {missing[0]} of run {run.directory} is missing or damaged; start anew")
