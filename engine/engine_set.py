@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.base import Backend, Closing, Engine
+from stt2v.engine.certificate import Place, opened_backends
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.inventory import mark_used
 from stt2v.engine.manifest import MANIFEST, REBUILD, Manifest
@@ -20,7 +20,7 @@ TOKENIZER = "_tokenizer.json"
 class EngineSet(Mapping[str, Engine], Closing):
     """The engines of one directory, verified before anything in it is loaded."""
 
-    def __init__(self, directory: Path, manifest: Manifest, backend: Backend) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, backends: Mapping[Place, Backend]) -> None:
         self.directory = directory
         self.manifest = manifest
         self.model = declared_model(directory, manifest)
@@ -29,7 +29,7 @@ class EngineSet(Mapping[str, Engine], Closing):
             for name in manifest.files
             if name.endswith(TOKENIZER)
         }
-        self._backend = backend
+        self._backends = backends
         self._entries = {entry.spec.name: entry for entry in manifest.engines}
         self._loaded: dict[str, Engine] = {}
 
@@ -46,14 +46,15 @@ class EngineSet(Mapping[str, Engine], Closing):
                 f"engine set {directory} is for backend {manifest.backend!r}, expected {backend!r}; leave --backend "
                 "out or give another set"
             )
-        opened = cls(directory, manifest, open_backend(manifest.backend, manifest.target))
+        opened = cls(directory, manifest, opened_backends(manifest))
         mark_used(directory)
         return opened
 
     def __getitem__(self, name: str) -> Engine:
         if name not in self._loaded:
             entry = self._entries[name]
-            self._loaded[name] = self._backend.load(self.directory / entry.file, entry.spec)
+            backend = self._backends[entry.backend, entry.target]
+            self._loaded[name] = backend.load(self.directory / entry.file, entry.spec)
         return self._loaded[name]
 
     def __contains__(self, name: object) -> bool:

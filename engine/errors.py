@@ -5,6 +5,7 @@
     │   └── PlanError          the frame arithmetic cannot be done as asked
     ├── InputError             a file the user gave cannot be used; exit code 2
     ├── EngineSetError         an engine set is missing, damaged or does not fit; exit code 1
+    │   └── ParityError        ... or its engines compute wrongly on this machine
     ├── BackendError           a compiled engine failed at run time; exit code 1
     │   └── OutOfMemoryError   ... because memory ran out
     ├── StageError             a stage produced frames that cannot be right (NaN, constant); exit code 1
@@ -41,6 +42,10 @@ class InputError(Stt2vError):
 
 class EngineSetError(Stt2vError):
     """An engine set is missing, damaged or does not fit the request."""
+
+
+class ParityError(EngineSetError):
+    """The engines of a set compute something else on this machine than they should."""
 
 
 class BackendError(Stt2vError):

@@ -9,8 +9,8 @@ from types import MappingProxyType
 PINNED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "tiny": {
-            "manifest.json": "2d4a445f41e0381662de1fd047590cb507119dcb2b21163add358aec2081c755",
-            "parity.json": "6fc34c521be7f3cf1492f3aaaeaacc475e3710dcc2ffaec6d5ddf67ae8810247",
+            "manifest.json": "6a91721baeb873b17153ba69a273a3c141a97cf3c03117bc59f2da02a8434141",
+            "parity.json": "86f22d50375b8b6bbb24361fda3fe3db8b91715903995f551307ac5cb77b7285",
         },
     }
 )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 from stt2v import __version__
 from stt2v.engine.backends import check_backend
 from stt2v.engine.backends.base import Closing, Engine, Frames, Value
+from stt2v.engine.certificate import check_certificate
 from stt2v.engine.engine_set import EngineSet, Without
-from stt2v.engine.errors import UsageError
+from stt2v.engine.errors import ParityError, UsageError
 from stt2v.engine.first_chunk import still
 from stt2v.engine.loop import OnStep
 from stt2v.engine.media.image import fit_image, load_image
@@ -23,7 +24,7 @@ from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.request import Request, Settings
 from stt2v.engine.runs.run import scratch_run
 from stt2v.engine.stages.denoise import fused_steps
-from stt2v.engine.store import find_set
+from stt2v.engine.store import find_sets
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,8 +65,12 @@ class Session(Closing):
         backend: str | None = None,
         enhancer: str | None = None,
         trust: bool = False,
+        progress: Progress | None = None,
     ) -> Self:
         """Open the engine set in `engines`, or the one of `model` that was built here or is shipped.
+
+        A set that runs on this machine for the first time is certified, which `progress` is told; one whose engines
+        compute wrongly here is passed over for the next that there is.
 
         Without `engines`, `enhancer` is the one that the set should hold; None is the model's own. With `trust` the set
         may be of any origin.
@@ -76,10 +81,23 @@ class Session(Closing):
         find_model(model)
         if backend is not None:
             check_backend(backend)
-        opened = EngineSet.open(engines or find_set(model, backend, enhancer), backend, trust)
+        *others, last = [engines] if engines else find_sets(model, backend, enhancer)
+        for directory in others:
+            try:
+                return cls._certified(model, directory, backend, trust, progress)
+            except ParityError as error:
+                if progress:
+                    progress.note(f"{error}; falls back to another set")
+        return cls._certified(model, last, backend, trust, progress)
+
+    @classmethod
+    def _certified(
+        cls, model: str, directory: Path, backend: str | None, trust: bool, progress: Progress | None
+    ) -> Self:
+        opened = EngineSet.open(directory, backend, trust)
         if opened.model.name != model:
-            opened.close()
             raise UsageError(f"engine set {opened.directory} is of model {opened.model.name!r}, expected {model!r}")
+        check_certificate(directory, opened.manifest, progress)
         return cls(opened.model, opened, opened.tokenizers)
 
     def plan(self, request: Request) -> RunPlan:

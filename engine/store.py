@@ -66,7 +66,12 @@ def leftovers(directory: Path) -> list[Path]:
 
 
 def find_set(model: str, backend: str | None = None, enhancer: str | None = None) -> Path:
-    """The newest engine set of `model` built here that this machine can run, else the shipped one.
+    """The first of `find_sets`."""
+    return find_sets(model, backend, enhancer)[0]
+
+
+def find_sets(model: str, backend: str | None = None, enhancer: str | None = None) -> list[Path]:
+    """The engine sets of `model` built here that this machine can run, the newest first, then the shipped one.
 
     It has the model's own size, trained weights (a toy's are random), and the model's own enhancer unless another
     one is named; for "none" a set without any does, too. Any other set is for `--engines DIR`.
@@ -80,11 +85,12 @@ def find_set(model: str, backend: str | None = None, enhancer: str | None = None
     chosen = choose_enhancer(declared, enhancer)
     fitting = [chosen] if chosen else [None, declared.enhancing]
     built = [path for name in ([backend] if backend else BACKENDS) for path in _built(declared, name, fitting)]
-    if built:
-        return max(built, key=lambda path: (path / MANIFEST).stat().st_mtime)
+    sets = sorted(built, key=lambda path: (path / MANIFEST).stat().st_mtime, reverse=True)
     shipped = SHIPPED / model
     if (shipped / MANIFEST).is_file() and backend in (None, "onnxruntime") and declared.enhancing in fitting:
-        return shipped
+        sets.append(shipped)
+    if sets:
+        return sets
     options = f" --backend {backend}" if backend else ""
     if chosen and chosen != declared.enhancing:
         options += f" --enhancer {chosen.name}"

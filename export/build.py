@@ -14,10 +14,12 @@ from stt2v.engine.lock import build_lock
 from stt2v.engine.manifest import Manifest
 from stt2v.engine.parity import Parity
 from stt2v.engine.progress import Progress, Silent
+from stt2v.engine.reference import reference_file
 from stt2v.engine.store import leftovers
 from stt2v.export.capture import Program
 from stt2v.export.compilers import Compiler, find_compiler
 from stt2v.export.engine_builder import EngineBuilder, Graphs
+from stt2v.export.fallback import Rung, Workshop
 from stt2v.export.journal import Journal
 from stt2v.export.set_maker import GO_ON, Outcome, SetMaker
 from stt2v.export.staging import remove_leftovers, staged
@@ -38,13 +40,14 @@ class BuiltSet:
     outcomes: tuple[Outcome, ...]
 
     def lines(self) -> Iterator[str]:
-        """What became of every engine and why, and how far each is from fp32."""
+        """What became of every engine and why, and how far each is off."""
         yield f"{self.directory}: {'built' if self.reasons else 'is current, nothing to do'}"
         parity = {row.graph: row for row in self.parity}
         for outcome in self.outcomes:
             row = parity.get(outcome.graph)
-            rel = f", rel {row.rel:.1e} of fp32, limit {row.limit:g}" if row else ""
-            yield f"  {outcome.action}: {outcome.reason}{rel}"
+            rel = f", rel {row.rel:.1e} of {row.reference}, limit {row.limit:g}" if row else ""
+            fallen = f"; fell back from {', '.join(row.fell_back_from)}" if row and row.fell_back_from else ""
+            yield f"  {outcome.action}: {outcome.reason}{rel}{fallen}"
 
     def to_json(self) -> dict[str, Any]:
         """The same for machines."""
@@ -77,7 +80,7 @@ class EngineSetBuild:
     """The build of one engine set in `directory`.
 
     `files` are texts by name that belong beside the engines, such as tokenizers. Without `check_parity` engines are
-    not run, for a machine that cannot hold them.
+    not run and have no reference, for a machine that cannot hold them; no video is made with such a set.
     """
 
     builder: EngineBuilder
@@ -108,7 +111,7 @@ class EngineSetBuild:
         declaration = json.loads(json.dumps(model))  # as it will be read: tuples become lists
         wanted = Manifest(stt2v.__version__, declaration, backend, target, precision, compiler.tools(), (), {})
         builder = EngineBuilder(graphs, wanted, progress or Silent())
-        return cls(builder, compiler, directory, files, check_parity and compiler.runs_here(target))
+        return cls(builder, compiler, directory, files, check_parity)
 
     def survey(self) -> Survey:
         """What is there already, and why the rest has to be built. Captures graphs of which there is an engine."""
@@ -116,8 +119,8 @@ class EngineSetBuild:
         if self.directory.exists() or leftovers(self.directory):
             told.stage("check", len(graphs))
         found = survey(self.directory, self.builder.wanted, graphs, self.files, self._checked)
-        if self.check_parity and found.manifest and not found.reasons and not found.parity:
-            found = replace(found, reasons=("parity: was not checked",))
+        if found.manifest and not found.reasons:
+            found = replace(found, reasons=tuple(self._unchecked(found)))
         return found
 
     def run(self, jobs: int = 1, only: Collection[str] = (), review: Review | None = None) -> BuiltSet:
@@ -158,18 +161,33 @@ class EngineSetBuild:
             if not decision.finished and decision.graph in (only or self.builder.graphs)
         ]
         self.builder.progress.stage("build", len(decisions))
-        maker = SetMaker(self.builder, stage, Journal(stage, facts_key(wanted), self.builder.graphs), self.check_parity)
-        with _resumable(maker), self.compiler.opened(stage, wanted.target, wanted.precision) as compile_program:
-            maker.adopt(decisions, compile_program)
+        journal, workshop = Journal(stage, facts_key(wanted), self.builder.graphs), Workshop(stage)
+        maker = SetMaker(self.builder, workshop, journal, self.check_parity, self._certifies)
+        with _resumable(maker), workshop:
+            workshop.compile_for(Rung.of(wanted))
+            maker.adopt(decisions)
             remove_leftovers(self.directory, keep=stage)
-            maker.build(todo, compile_program, jobs)
+            maker.build(todo, jobs)
         maker.check_complete()
         manifest, parity = maker.finish(self.files)
         outcomes = tuple(maker.outcomes[decision.graph] for decision in decisions)
         return BuiltSet(self.directory, manifest, parity, found.reasons, outcomes)
 
-    def _checked(self, name: str) -> Program:
-        program = self.builder.capture(name)
+    def _unchecked(self, found: Survey) -> Iterator[str]:
+        """What a set that was built without checks lacks."""
+        if self.check_parity and not all(
+            reference_file(self.directory, name).is_file() for name in self.builder.graphs
+        ):
+            yield "reference: was not made"
+        elif self._certifies and not found.parity:
+            yield "parity: was not checked"
+
+    @property
+    def _certifies(self) -> bool:
+        return self.check_parity and self.compiler.runs_here(self.builder.wanted.target)
+
+    def _checked(self, name: str, precision: str) -> Program:
+        program = self.builder.capture(name, precision)
         self.builder.progress.advance("check", graph=name, phase="check")
         return program
 

@@ -64,7 +64,7 @@ class Compiler(Protocol):
         """Whether this machine can load engines for `target`, which parity needs."""
         ...
 
-    def opened(self, directory: Path, target: str, precision: str) -> AbstractContextManager[Compile]:
+    def opened(self, directory: Path, target: str) -> AbstractContextManager[Compile]:
         """A compile function for the set in `directory`; what its engines share is complete once it is left."""
         ...
 

@@ -4,21 +4,25 @@ import gc
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stt2v.engine.backends import open_backend
+from stt2v.engine.certificate import certify
 from stt2v.engine.errors import ExportError
 from stt2v.engine.manifest import EngineEntry, Manifest
 from stt2v.engine.parity import Parity
 from stt2v.engine.progress import Progress
+from stt2v.engine.reference import Reference, read_reference, write_reference
 from stt2v.export.capture import Program, program_from_graph
 from stt2v.export.compilers import Compile
+from stt2v.export.fallback import Rung, Workshop
 from stt2v.export.graph import Graph, GraphMaker
-from stt2v.export.parity import parity_of
 from stt2v.export.precision import in_precision
+from stt2v.export.reference import reference_of
 
 Graphs = Mapping[str, GraphMaker]
+FULL_BYTES, BYTES = 4, {"fp32": 4, "fp16": 2, "fp8": 2}  # of a value between layers, by precision
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,15 @@ class EngineBuilder:
     wanted: Manifest
     progress: Progress
 
-    def capture(self, name: str) -> Program:
-        """The program of a graph in the set's precision. Raises ExportError that names the graph."""
-        return program_from_graph(in_precision(self._graph(name), self.wanted.precision))
+    def capture(self, name: str, precision: str) -> Program:
+        """The program of a graph. Raises ExportError that names the graph."""
+        return program_from_graph(in_precision(self._graph(name), precision))
 
-    def begin(self, name: str, compile_program: Compile) -> Callable[[], EngineEntry]:
+    def begin(self, name: str, rung: Rung, compile_program: Compile) -> Callable[[], EngineEntry]:
         """Capture a graph and begin its engine. What is left, which may run in a thread, finishes it."""
         start = time.monotonic()
         self.progress.advance("build", 0, graph=name, phase="capture")
-        program = self.capture(name)
+        program = self.capture(name, rung.precision)
         spec, hashes = program.spec, (program.graph_hash, program.weights_hash)
         self.progress.advance("build", 0, graph=name, phase="compile", seconds=time.monotonic() - start)
         finish = compile_program(program)
@@ -49,9 +53,9 @@ class EngineBuilder:
             return EngineEntry(
                 spec,
                 compiled.file,
-                self.wanted.backend,
-                self.wanted.target,
-                self.wanted.precision,
+                rung.backend,
+                rung.target,
+                rung.precision,
                 *hashes,
                 compiled.weight_bytes,
                 compiled.activation_bytes,
@@ -61,17 +65,39 @@ class EngineBuilder:
 
         return finished
 
-    def parity(self, entry: EngineEntry, stage: Path) -> Parity:
-        """The parity of a finished engine in `stage`. Raises ExportError when it is too far off."""
+    def refer(self, entry: EngineEntry, stage: Path) -> Reference:
+        """The reference of a finished engine, kept beside it. Raises ExportError when memory is too small."""
         name = entry.spec.name
-        self.progress.advance("build", 0, graph=name, phase="parity", seconds=entry.seconds)
-        engine = open_backend(entry.backend, entry.target).load(stage / entry.file, entry.spec)
-        try:
-            parity = parity_of(engine, self._graph(name), entry.precision)
-        finally:
-            engine.close()
-        parity.check()
-        return parity
+        if kept := read_reference(stage, name):
+            return kept
+        self.progress.advance("build", 0, graph=name, phase="reference", seconds=entry.seconds)
+        single = entry.activation_bytes * FULL_BYTES // BYTES[entry.precision]
+        made = reference_of(self._graph(name), entry.spec, activation_bytes=single)
+        write_reference(stage, name, made)
+        return made
+
+    def settle(self, entry: EngineEntry, workshop: Workshop) -> tuple[EngineEntry, Parity]:
+        """The engine if it is as good as it has to be, else the first that is of those it may fall back to.
+
+        Raises ExportError when none is.
+        """
+        name, stage = entry.spec.name, workshop.stage
+        row, tried = self._parity(entry, stage), list[str]()
+        for rung in Rung.of(entry).below():
+            if row.passed:
+                break
+            tried.append(f"{Rung.of(entry)}: {row.found}")
+            self.progress.note(f"{name} falls back to {rung}, because {tried[-1]}")
+            (stage / entry.file).unlink(missing_ok=True)
+            entry = self.begin(name, rung, workshop.compile_for(rung))()
+            row = self._parity(entry, stage)
+        row.check()
+        return entry, replace(row, fell_back_from=tuple(tried))
+
+    def _parity(self, entry: EngineEntry, stage: Path) -> Parity:
+        reference = self.refer(entry, stage)
+        self.progress.advance("build", 0, graph=entry.spec.name, phase="parity", seconds=entry.seconds)
+        return certify(open_backend(entry.backend, entry.target), stage / entry.file, entry, reference)
 
     def _graph(self, name: str) -> Graph:
         graph = self.graphs[name]()

@@ -4,15 +4,14 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from stt2v.engine.errors import BackendError, ExportError, StoppedError
 from stt2v.engine.manifest import MANIFEST, PARITY, EngineEntry, Manifest, file_entries, write_manifest
 from stt2v.engine.parity import Parity, write_parity
 from stt2v.engine.seal import seal
-from stt2v.export.compilers import Compile
 from stt2v.export.engine_builder import EngineBuilder
+from stt2v.export.fallback import Rung, Workshop
 from stt2v.export.jobs import Result, in_turn
 from stt2v.export.journal import Finished, Journal
 from stt2v.export.staleness import Decision
@@ -34,24 +33,33 @@ class Outcome:
 
 
 class SetMaker:
-    """The set that grows in `stage`. With `check_parity` every engine is run once it is there."""
+    """The set that grows in the workshop's directory.
 
-    def __init__(self, builder: EngineBuilder, stage: Path, journal: Journal, check_parity: bool) -> None:
-        self._builder, self._stage, self._journal, self._check = builder, stage, journal, check_parity
+    refers: every engine gets a reference; certifies: it is also run once it is there, and falls back when it is bad.
+    """
+
+    def __init__(
+        self, builder: EngineBuilder, workshop: Workshop, journal: Journal, refers: bool, certifies: bool
+    ) -> None:
+        self._builder, self._workshop, self._journal = builder, workshop, journal
+        self._stage = workshop.stage
+        self._refers, self._certifies = refers, certifies
         self._entries: dict[str, EngineEntry] = {}
         self._parity: dict[str, tuple[Parity, ...]] = {}
         self.outcomes: dict[str, Outcome] = {}
 
-    def adopt(self, decisions: Iterable[Decision], compile_program: Compile) -> None:
+    def adopt(self, decisions: Iterable[Decision]) -> None:
         """Take over the engines that are finished elsewhere."""
         for decision in decisions:
             if finished := decision.finished:
-                self._keep(decision, "reused", partial(self._adopted, finished, compile_program))
+                self._keep(decision, "reused", partial(self._adopted, finished))
 
-    def build(self, decisions: Collection[Decision], compile_program: Compile, jobs: int) -> None:
+    def build(self, decisions: Collection[Decision], jobs: int) -> None:
         """Build the others; one that fails does not stop the rest."""
         by_name = {decision.graph: decision for decision in decisions}
-        tasks = ((name, partial(self._builder.begin, name, compile_program)) for name in by_name)
+        rung = Rung.of(self._builder.wanted)
+        begin = partial(self._builder.begin, rung=rung, compile_program=self._workshop.compile_for(rung))
+        tasks = ((name, partial(begin, name)) for name in by_name)
         for name, result in in_turn(tasks, jobs):
             self._keep(by_name[name], "built", partial(_built, result))
 
@@ -87,8 +95,8 @@ class SetMaker:
             seal(self._stage, PARITY)
         return manifest, parity
 
-    def _adopted(self, finished: Finished, compile_program: Compile) -> Made:
-        compile_program.adopt(finished.directory, finished.entry)
+    def _adopted(self, finished: Finished) -> Made:
+        self._workshop.compile_for(Rung.of(finished.entry)).adopt(finished.directory, finished.entry)
         for name in finished.own_files - {finished.entry.file}:
             os.link(finished.directory / name, self._stage / name)
         return finished.entry, finished.parity
@@ -103,8 +111,11 @@ class SetMaker:
         name, progress = decision.graph, self._builder.progress
         try:
             entry, parity = make()
-            if self._check and not parity:
-                parity = (self._builder.parity(entry, self._stage),)
+            if self._refers:
+                self._builder.refer(entry, self._stage)
+            if self._certifies and not parity:
+                entry, row = self._builder.settle(entry, self._workshop)
+                parity = (row,)
         except (ExportError, BackendError) as error:
             self.outcomes[name] = Outcome(name, "failed", str(error))
             progress.note(f"failed: {error}")

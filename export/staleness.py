@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stt2v.engine.errors import EngineSetError
-from stt2v.engine.manifest import EngineEntry, Manifest
+from stt2v.engine.manifest import Manifest
 from stt2v.engine.parity import Parity, read_parity
 from stt2v.engine.store import leftovers
 from stt2v.engine.trust import admit
@@ -17,7 +17,8 @@ from stt2v.export.journal import Finished, read_journal
 FACTS = ("backend", "target", "precision", "tools")
 """What shapes every engine of a set; the model's declaration does not, beyond the graphs that come of it."""
 
-Capture = Callable[[str], Program]
+Capture = Callable[[str, str], Program]
+"""Of a graph, in a precision."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,21 @@ def _decide(name: str, finished: Sequence[Finished], capture: Capture) -> Decisi
     there = [engine for engine in finished if engine.entry.spec.name == name]
     if not there:
         return Decision(name, f"graph {name}: new")
-    program = capture(name)
-    for engine in there:
-        if not [*_changes(engine.entry, program)]:
+    programs = {p: capture(name, p) for p in dict.fromkeys(engine.entry.precision for engine in there)}
+    changes = [[*_changes(engine, programs[engine.entry.precision])] for engine in there]
+    for engine, changed in zip(there, changes, strict=True):
+        if not changed:
             return Decision(name, f"graph {name}: {engine.origin}", engine)
-    return Decision(name, ", ".join(_changes(there[0].entry, program)))
+    return Decision(name, ", ".join(changes[0]))
 
 
-def _changes(entry: EngineEntry, program: Program) -> Iterator[str]:
+def _changes(engine: Finished, program: Program) -> Iterator[str]:
+    entry = engine.entry
     if entry.graph_hash != program.graph_hash:
         yield f"graph {entry.spec.name}: changed"
     if entry.weights_hash != program.weights_hash:
         yield f"weights of {entry.spec.name}: changed"
+    yield from (f"engine {row.graph}: computes wrongly, {row.found}" for row in engine.parity if not row.passed)
 
 
 def _facts(built: Manifest, wanted: Manifest) -> Iterator[str]:

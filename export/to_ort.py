@@ -35,7 +35,7 @@ class OrtCompiler:
         return runs_here("onnxruntime", target)
 
     @contextmanager
-    def opened(self, directory: Path, target: str, precision: str) -> Iterator["OrtCompile"]:
+    def opened(self, directory: Path, target: str) -> Iterator["OrtCompile"]:
         with WeightFile(directory / "weights.bin") as weights:
             yield OrtCompile(directory, weights)
 

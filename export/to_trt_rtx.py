@@ -27,8 +27,8 @@ FUSED_HEAD_WIDTHS = range(16, 257)
 and softmax: the heads of I2VGen-XL's image-latent encoder (4 wide), and the single head in the middle of an autoencoder
 (512 wide; at toy width 32 or 8)."""
 
-Heads = tuple[int, int]
-"""How many heads an attention has, and their width."""
+Heads = tuple[int, int, bool]
+"""How many heads an attention has, their width, and whether it computes in half precision."""
 
 FIGURES = {
     "activation_bytes": r"Total Activation Memory: (\d+) bytes",
@@ -61,8 +61,8 @@ class TrtRtxCompiler:
         return False
 
     @contextmanager
-    def opened(self, directory: Path, target: str, precision: str) -> Iterator["TrtRtxCompile"]:
-        yield TrtRtxCompile(directory, target, precision)
+    def opened(self, directory: Path, target: str) -> Iterator["TrtRtxCompile"]:
+        yield TrtRtxCompile(directory, target)
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,9 @@ class TrtRtxCompile:
 
     directory: Path
     target: str
-    precision: str
 
     def __call__(self, program: Program) -> Finish:
-        job = _Job(program.spec.name, self.directory, self.target, self.precision)
+        job = _Job(program.spec.name, self.directory, self.target)
         attentions = job.translate(program)
         return lambda: job.build(attentions)
 
@@ -89,7 +88,6 @@ class _Job:
     name: str
     directory: Path
     target: str
-    precision: str
 
     @property
     def folder(self) -> Path:
@@ -113,8 +111,8 @@ class _Job:
         if len(figures) < len(FIGURES):
             raise ExportError(f"graph {self.name!r}: the log of TensorRT-RTX lacks its memory figures; {_tail(log)}")
         fused = len(FUSED.findall(log))
-        fusible = sum(count > 1 and width in FUSED_HEAD_WIDTHS for count, width in attentions)
-        if self.precision == "fp16" and fused < fusible:
+        fusible = sum(half and count > 1 and width in FUSED_HEAD_WIDTHS for count, width, half in attentions)
+        if fused < fusible:
             raise ExportError(
                 f"graph {self.name!r}: TensorRT-RTX fused {fused} of {fusible} attentions, expected all; they would be "
                 "slow and take much memory, so write them as scaled dot-product attention that it has a kernel for"
@@ -145,8 +143,8 @@ class _Job:
 def heads_in(model: ir.Model) -> list[Heads]:
     """Of every attention of an ONNX model."""
     queries = [node.inputs[0] for node in model.graph if node.op_type == "Attention"]
-    shapes = [query.shape.numpy() for query in queries if query is not None and query.shape is not None]
-    return [(count, width) for _, count, _, width in shapes]
+    shaped = [(query.shape.numpy(), query.dtype) for query in queries if query is not None and query.shape is not None]
+    return [(count, width, dtype == ir.DataType.FLOAT16) for (_, count, _, width), dtype in shaped]
 
 
 def _tail(log: str) -> str:

@@ -1,7 +1,6 @@
 """How much memory loading and running an engine takes."""
 
 import ctypes
-import gc
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -63,7 +62,6 @@ class DeviceMeter:
 
 def _give_back() -> None:
     """Return to the system what nobody uses, as it would count otherwise."""
-    gc.collect()
     with suppress(OSError, AttributeError):  # of glibc only
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,16 +1,19 @@
 """`stt2v engines list`, `show`, `verify` and `prune`."""
 
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
+from stt2v.engine.certificate import check_certificate
 from stt2v.engine.commands.options import JsonOption
 from stt2v.engine.commands.output import say, say_json
-from stt2v.engine.errors import EngineSetError
+from stt2v.engine.errors import BackendError, EngineSetError
 from stt2v.engine.inventory import StoredSet, find_stored, inventory, prune
 from stt2v.engine.manifest import EngineEntry
 from stt2v.engine.parity import read_parity
+from stt2v.engine.progress import Progress
 from stt2v.engine.size import in_words
 from stt2v.engine.store import SHIPPED
 from stt2v.engine.trust import admit
@@ -73,11 +76,19 @@ def verify(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[SET]...", help="Names or folders. Default: all.", show_default=False)
     ] = None,
+    on_card: Annotated[
+        bool, typer.Option("--on-card", help="Run every engine again, also of sets that have their certificate.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every file of the sets with what was built, and say which is another one."""
+    """Compare every file of the sets with what was built, and what the engines compute here with what they should."""
+    from stt2v.engine.console import progress_on
+
     chosen = [find_stored(name) for name in names] if names else inventory()
-    faults = {str(found.directory): _fault(found) for found in chosen if found.state != "unfinished"}
+    with progress_on(sys.stderr) as progress:
+        faults = {
+            str(found.directory): _fault(found, on_card, progress) for found in chosen if found.state != "unfinished"
+        }
     if as_json:
         say_json({"sets": faults})
     for directory, fault in () if as_json else faults.items():
@@ -103,12 +114,14 @@ def prune_sets(
     say(f"{'would free' if dry_run else 'freed'} {in_words(total)}")
 
 
-def _fault(found: StoredSet) -> str | None:
+def _fault(found: StoredSet, on_card: bool, progress: Progress) -> str | None:
     if found.manifest is None:
         return "; ".join(found.reasons)
     try:
-        admit(found.directory)
-    except EngineSetError as error:
+        manifest = admit(found.directory)
+        if found.runs_here:
+            check_certificate(found.directory, manifest, progress, on_card)
+    except (EngineSetError, BackendError) as error:
         return str(error)
     return None
 

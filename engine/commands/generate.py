@@ -50,8 +50,10 @@ def generate(
     views = Views(preview, contact_sheet)
     job = job_of(order, keep, output, engines)
     job.check(views)  # a wrong argument is told before a missing engine set
-    opened = Session.open(job.model, job.engines, backend, job.request.enhancer, trust)
-    with opened as session, progress_on(sys.stderr) as progress:
+    with (
+        progress_on(sys.stderr) as progress,
+        Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress) as session,
+    ):
         for each in job.make(session, keep, progress, views, not no_metadata):
             made.append(each)
             if not as_json:

@@ -11,7 +11,7 @@ import pytest
 from stt2v.engine import engine_set, pinned
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError
-from stt2v.engine.manifest import MANIFEST, PARITY, file_entries, read_manifest, write_manifest
+from stt2v.engine.manifest import MANIFEST, PARITY, Manifest, file_entries, read_manifest, write_manifest
 from stt2v.engine.seal import SUFFIX, seal
 from stt2v.engine.store import SHIPPED
 from stt2v.engine.trust import admit
@@ -21,10 +21,10 @@ TINY = SHIPPED / "tiny"
 
 @pytest.fixture(autouse=True)
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_backend(name: str, device: str) -> None:
+    def opened_backends(manifest: Manifest) -> None:
         raise AssertionError("a set that should have been refused was opened")
 
-    monkeypatch.setattr(engine_set, "open_backend", open_backend)
+    monkeypatch.setattr(engine_set, "opened_backends", opened_backends)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from stt2v.export.eager import EagerEngine
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.reference import seeded_inputs
 
+PHASES = ("capture", "compile", "reference", "parity", "built")
 GRAPHS: Graphs = {"half": toys.half, "update": toys.update}
 
 
@@ -57,7 +58,8 @@ def test_set_is_whole_and_in_parity(built) -> None:
     manifest = admit(result.directory)
     assert manifest == result.manifest
     assert manifest.model["sizes"] == [8, 8]
-    assert set(manifest.files) == {"half.onnx", "update.onnx", "weights.bin"}
+    references = {f"{name}.reference.safetensors" for name in GRAPHS}
+    assert set(manifest.files) == {"half.onnx", "update.onnx", "weights.bin", *references}
     assert [entry.spec.name for entry in manifest.engines] == ["half", "update"]
     assert [row.graph for row in result.parity] == ["half", "update"]
     assert all(row.passed and row.limit == 1e-4 for row in result.parity)
@@ -86,7 +88,7 @@ def test_progress_tells_graph_phase_and_seconds(built) -> None:
     _, listener = built
     assert listener.stages == [("build", 2)]
     phases = [(info["graph"], info["phase"]) for _, info in listener.steps]
-    assert phases == [(name, phase) for name in GRAPHS for phase in ("capture", "compile", "parity", "built")]
+    assert phases == [(name, phase) for name in GRAPHS for phase in PHASES]
     assert sum(steps for steps, _ in listener.steps) == 2
     assert all(info["seconds"] > 0 for _, info in listener.steps if info["phase"] == "built")
     assert "does not exist" in listener.notes[0]
@@ -273,7 +275,7 @@ def test_parity_can_be_left_out_and_made_up_for(tmp_path) -> None:
     without = build(tmp_path / "toy", {"update": toys.update}, check_parity=False)
     assert without.parity == ()
     assert not (without.directory / "parity.json").exists()
-    assert build(tmp_path / "toy", {"update": toys.update}).reasons == ("parity: was not checked",)
+    assert build(tmp_path / "toy", {"update": toys.update}).reasons == ("reference: was not made",)
 
 
 def test_folder_of_somebody_else_is_not_replaced(tmp_path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stt2v.engine.errors import ExportError, UsageError
 from stt2v.engine.manifest import EngineEntry
 from stt2v.engine.models import find_model
+from stt2v.engine.reference import read_reference
 from stt2v.engine.trust import admit
 from stt2v.export import to_trt_rtx
 from stt2v.export.build import build_engine_set
@@ -65,8 +66,9 @@ def tiny() -> Mapping[str, GraphMaker]:
 
 def build(directory: Path, name: str, maker: GraphMaker, precision: str = "fp16", target: str = TARGET) -> EngineEntry:
     """The engine of one graph, in the set `directory / "set"`."""
-    built = build_engine_set(toys.MODEL, {name: maker}, "tensorrt-rtx", precision, target, directory / "set")
-    assert built.parity == ()  # is for the machine that has the card
+    built = build_engine_set(
+        toys.MODEL, {name: maker}, "tensorrt-rtx", precision, target, directory / "set", None, False
+    )
     assert admit(built.directory).files.keys() == {f"{name}.engine"}
     (entry,) = built.manifest.engines
     return entry
@@ -113,6 +115,15 @@ def test_published_size(tmp_path: Path, name: str) -> None:
     attentions, done = fused(entry)
     assert done == attentions - (name == "vae_decode_8")  # its one head is 512 wide
     assert entry.notes["builder_bytes"] > entry.weight_bytes
+
+
+def test_set_has_what_the_machine_with_the_card_checks_it_by(tmp_path: Path) -> None:
+    built = build_engine_set(toys.MODEL, {"half": toys.half}, "tensorrt-rtx", "fp16", "sm_89", tmp_path / "set")
+    assert built.parity == ()
+    assert admit(built.directory).files.keys() == {"half.engine", "half.reference.safetensors"}
+    reference = read_reference(built.directory, "half")
+    assert reference is not None
+    assert reference.made_in == "fp32"
 
 
 def test_single_precision_fuses_nothing_and_is_no_error(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def makers() -> Mapping[str, GraphMaker]:
 def build(directory: Path, name: str, maker: GraphMaker, target: str = TARGET) -> EngineEntry:
     """The engine of one graph, in half precision."""
     pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
-    built = build_engine_set(toys.MODEL, {name: maker}, "tensorrt-rtx", "fp16", target, directory / "set")
+    built = build_engine_set(toys.MODEL, {name: maker}, "tensorrt-rtx", "fp16", target, directory / "set", None, False)
     admit(built.directory)
     (entry,) = built.manifest.engines
     return entry
