@@ -15,6 +15,7 @@ from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.lock import build_lock
 from stt2v.engine.manifest import MANIFEST, Manifest, read_manifest
 from stt2v.engine.models import MODELS
+from stt2v.engine.paths import is_file
 from stt2v.engine.seal import check_seal
 from stt2v.engine.store import SHIPPED, check_in_store, leftover_of, store
 
@@ -64,7 +65,7 @@ def find_stored(name: str) -> StoredSet:
     sets = {found.name: found for found in inventory()}
     if name in sets:
         return sets[name]
-    if (Path(name) / MANIFEST).is_file():
+    if is_file(Path(name) / MANIFEST):
         return stored_set(Path(name))
     raise UsageError(f"engine set {name!r} is not known; `stt2v engines list` has them: {', '.join(sets)}")
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stt2v.engine.errors import InputError, OutputError
+from stt2v.engine.errors import DriftError, InputError, OutputError
 from stt2v.engine.film import Film
 from stt2v.engine.media.join import join_videos
 from stt2v.engine.media.video import check_output
@@ -63,17 +63,25 @@ def generate_video(
     size = session.model.width, session.model.height
     with open_run(request, output) as run, views.opened(*size, plan.base_fps, progress) as shown:
         film = Film(session, request.resolve(session.model), progress, shown, run)
-        try:
-            segments = film.segments(plan)
-        except StopEarly:
-            plan = film.ended(plan)
-            segments = film.segments(plan)
+        plan, segments = _made(film, plan)
         made = replace(request, num_frames=plan.num_frames)
         with pausing(output):
             join_videos(segments, output, plan.fps, {"comment": record_json(session, made)} if metadata else {})
         with run.writing(VIDEO) as path:
             path.write_text(json.dumps({"frames": plan.num_frames}))
     return Made(output, plan, plan != planned)
+
+
+def _made(film: Film, plan: RunPlan) -> tuple[RunPlan, list[Path]]:
+    """The segments of the video, and its plan: that of a shorter one where it ends early."""
+    try:
+        return plan, film.segments(plan)
+    except StopEarly:
+        pass
+    except DriftError as error:
+        film.progress.note(str(error))
+    plan = film.ended(plan)
+    return plan, film.segments(plan)
 
 
 def generate_folder(

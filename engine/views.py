@@ -9,7 +9,7 @@ from typing import Protocol
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import OutputError
 from stt2v.engine.media.contact_sheet import ContactSheet
-from stt2v.engine.media.preview import Preview
+from stt2v.engine.media.video import LIVE, VideoWriter
 from stt2v.engine.progress import Progress
 
 
@@ -34,7 +34,7 @@ class Views:
         with ExitStack() as stack:
             views: list[View] = []
             if self.preview:
-                views.append(stack.enter_context(Preview(self.preview, width, height, fps)))
+                views.append(stack.enter_context(VideoWriter(self.preview, width, height, fps, {}, LIVE)))
             if self.contact_sheet:
                 views.append(ContactSheet(self.contact_sheet))
             yield Shown(views, progress)

@@ -404,3 +404,14 @@ def test_views_and_drift_are_refused(run: Run, words: list[object], said: str) -
     assert code == 2
     assert said in err
     assert not list(Path.cwd().iterdir())
+
+
+def test_a_video_ends_where_it_drifts(run: Run) -> None:
+    import av
+
+    words = ("--num-frames", 60, "--steps", 1, "--no-enhance", "--no-interpolate", "--on-drift", "stop")
+    code, out, err = run("generate", "--image", PICTURE, *words, "--drift-limits", "sharpness=1")
+    assert (code, out) == (3, "out.mp4\n")
+    assert "chunk 1 drifts, sharpness " in err
+    with av.open("out.mp4") as whole:
+        assert sum(1 for _ in whole.decode(video=0)) == 25

@@ -1,14 +1,13 @@
 """One picture that shows a whole video: a row of frames for each chunk."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stt2v.engine.backends.base import Frames
-from stt2v.engine.errors import OutputError
 from stt2v.engine.media.video import check_output
+from stt2v.engine.media.whole import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,15 +51,8 @@ class ContactSheet:
         sheet = Image.new("RGB", (COLUMNS * WIDTH, sum(row.height for row in rows)))
         for index, row in enumerate(rows):
             sheet.paste(row, (0, index * row.height))
-        try:
-            with tempfile.TemporaryDirectory(prefix=".stt2v-", dir=self.path.parent) as folder:
-                whole = Path(folder, self.path.name)
-                sheet.save(whole)
-                whole.replace(self.path)
-        except OSError as error:
-            raise OutputError(
-                f"contact sheet {self.path} cannot be written ({error}); free the disk or choose another place"
-            ) from error
+        with whole_file(self.path) as whole:
+            sheet.save(whole)
 
 
 def _row(frames: Frames, number: int) -> "Image":

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,23 @@ REORDERED = 2  # pictures that may wait for later ones to be decoded, with the p
 LONGEST_NAME = 255  # bytes, on every file system of Linux
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How frames are encoded and put into the file: options of x264 and of the MP4."""
+
+    x264: Mapping[str, str]
+    mp4: Mapping[str, str]
+
+
+FINAL = Encoding({"crf": QUALITY, "preset": "medium"}, {"movflags": "+faststart"})
+LIVE = Encoding(
+    {"crf": "23", "preset": "veryfast", "tune": "zerolatency"},
+    {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"},
+)
+"""For a video that players and browsers open while it grows: every frame is a fragment of its own, and in the file when
+the next one comes, because the encoder looks at no later frame."""
+
+
 class VideoWriter:
     """An H.264 MP4 (yuv420p, BT.709) at `path`, of `width`x`height` pixels (both even) at `fps` frames a second.
 
@@ -31,18 +49,20 @@ class VideoWriter:
     OutputError, or UsageError for a name that is no MP4.
     """
 
-    def __init__(self, path: Path, width: int, height: int, fps: float, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, width: int, height: int, fps: float, metadata: Mapping[str, str], how: Encoding = FINAL
+    ) -> None:
         import av
 
         check_output(path)
         self.path = path
         self.frames = 0
         try:
-            self._container = av.open(str(path), "w", options={"movflags": "+faststart"})
+            self._container = av.open(str(path), "w", options=dict(how.mp4))
         except (av.FFmpegError, OSError) as error:
             raise unwritable(path, error) from error
         self._container.metadata.update(metadata)
-        self._stream = add_stream(self._container, width, height, fps, {"crf": QUALITY, "preset": "medium"})
+        self._stream = _stream(self._container, width, height, fps, how)
 
     def write(self, frames: Iterable[Frames]) -> None:
         """Append frames: [H, W, 3], uint8 each, or a block of them. Raises OutputError."""
@@ -50,7 +70,7 @@ class VideoWriter:
 
         try:
             for pixels in frames:
-                picture = encodable(pixels)
+                picture = _encodable(pixels)
                 picture.pts = self.frames
                 self.frames += 1
                 self._container.mux(self._stream.encode(picture))
@@ -79,13 +99,11 @@ def frame_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def add_stream(
-    container: "OutputContainer", width: int, height: int, fps: float, options: dict[str, str]
-) -> "VideoStream":
-    """A stream of H.264 in `container`: yuv420p, BT.709; options: the encoder's."""
+def _stream(container: "OutputContainer", width: int, height: int, fps: float, how: Encoding) -> "VideoStream":
+    """A stream of H.264 in `container`: yuv420p, BT.709."""
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-    stream = container.add_stream("libx264", rate=frame_rate(fps), options=options)
+    stream = container.add_stream("libx264", rate=frame_rate(fps), options=dict(how.x264))
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.thread_count = THREADS
     context = stream.codec_context
@@ -94,7 +112,7 @@ def add_stream(
     return stream
 
 
-def encodable(pixels: Frames) -> "VideoFrame":
+def _encodable(pixels: Frames) -> "VideoFrame":
     """pixels: [H, W, 3], uint8 -> the picture that such a stream takes."""
     import av
     from av.video.reformatter import ColorRange, Colorspace

@@ -41,7 +41,7 @@ def check_place(path: Path) -> None:
 
 def unwritable(path: Path, error: Exception) -> OutputError:
     """The error of a file that cannot be written."""
-    return OutputError(f"video {path} cannot be written ({error}); free the disk or choose another place")
+    return OutputError(f"{path} cannot be written ({error}); free the disk or choose another place")
 
 
 def _umask() -> int:

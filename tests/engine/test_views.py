@@ -11,7 +11,7 @@ from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import OutputError, UsageError
 from stt2v.engine.media import contact_sheet
 from stt2v.engine.media.contact_sheet import COLUMNS, LABEL, WIDTH, ContactSheet
-from stt2v.engine.media.preview import Preview
+from stt2v.engine.media.video import LIVE, VideoWriter
 from stt2v.engine.progress import Silent
 from stt2v.engine.views import Views
 
@@ -29,7 +29,7 @@ def seen(path: Path) -> list[int]:
 
 def test_a_preview_plays_while_it_grows(tmp_path: Path) -> None:
     path, values = tmp_path / "live.mp4", [20, 60, 100, 140, 180, 220]
-    with Preview(path, 64, 32, 8.0) as preview:
+    with VideoWriter(path, 64, 32, 8.0, {}, LIVE) as preview:
         for count in range(2, len(values) + 1, 2):
             preview.write(levels(*values[count - 2 : count]))
             assert seen(path) == pytest.approx(values[: count - 1], abs=2)  # the newest frame comes with the next one
@@ -40,7 +40,7 @@ def test_a_preview_plays_while_it_grows(tmp_path: Path) -> None:
 
 def test_a_preview_of_a_run_that_fails_can_be_seen(tmp_path: Path) -> None:
     def fail() -> None:
-        with Preview(tmp_path / "live.mp4", 64, 32, 8.0) as preview:
+        with VideoWriter(tmp_path / "live.mp4", 64, 32, 8.0, {}, LIVE) as preview:
             preview.write(levels(20, 200))
             raise ZeroDivisionError
 

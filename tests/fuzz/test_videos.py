@@ -12,9 +12,8 @@ import pytest
 
 from fuzz.mutation import amounts, damaged, damaged_json, refused_in_one_line, search
 from stt2v.engine.errors import InputError
-from stt2v.engine.media.preview import Preview
 from stt2v.engine.media.read import count_frames, read_frames
-from stt2v.engine.media.video import VideoWriter
+from stt2v.engine.media.video import LIVE, VideoWriter
 from stt2v.engine.models import find_model
 from stt2v.engine.record import read_record
 from stt2v.engine.request import Request
@@ -36,7 +35,7 @@ def whole() -> bytes:
 def fragmented() -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder, "live.mp4")
-        with Preview(path, 48, 32, 8.0) as preview:
+        with VideoWriter(path, 48, 32, 8.0, {}, LIVE) as preview:
             preview.write(FRAMES)
         return path.read_bytes()
 
