@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from stt2v import __version__
-from stt2v.bench.commands import mawe
+from stt2v.bench.commands import bench, mawe
 from stt2v.engine.commands.doctor import doctor
 from stt2v.engine.commands.engines import engines
 from stt2v.engine.commands.generate import generate
@@ -96,3 +96,4 @@ for command in (generate, build_engines, pull, plan, mawe, models, doctor):
     app.command()(command)
 app.add_typer(engines, name="engines")
 app.add_typer(runs, name="runs")
+app.add_typer(bench)

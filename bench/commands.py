@@ -1,5 +1,7 @@
-"""`stt2v mawe`; what it measures with is imported when it runs."""
+"""`stt2v mawe` and `stt2v bench ...`; what they measure with is imported when they run."""
 
+import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,8 +9,16 @@ from typing import Annotated, Literal
 import typer
 
 from stt2v.engine.commands.options import JsonOption
-from stt2v.engine.commands.output import report
+from stt2v.engine.commands.output import Report, report
+from stt2v.engine.errors import ExportError
 from stt2v.engine.metrics import MAWE_COEFFICIENT
+
+bench = typer.Typer(name="bench", help="Measure how fast, in the same run as what you would otherwise have.")
+
+DeviceOption = Annotated[
+    Literal["cuda", "cpu"] | None, typer.Option("--device", help="Where to measure. Default: cuda where there is one.")
+]
+FileOption = Annotated[Path | None, typer.Option("--json", help="Also write everything that was measured there.")]
 
 
 def mawe(
@@ -29,3 +39,51 @@ def mawe(
     with progress_on(sys.stderr) as progress:
         measured = measure(video, flow, coefficient, progress)
     report(measured, as_json)
+
+
+@bench.command("step")
+def bench_step(
+    model: Annotated[str, typer.Option("--model", help="One of `stt2v models`.")] = "tiny",
+    graph: Annotated[
+        list[str] | None, typer.Option("--graph", help="A graph of the model, such as step; may be repeated.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="eager, compile, fp32, fp16 or fp8; may be repeated. Default: what fits."),
+    ] = None,
+    device: DeviceOption = None,
+    file: FileOption = None,
+) -> None:
+    """One call of a network: ours, as written, and by plain torch.compile, with random weights."""
+    where = _device(device)
+    from stt2v.bench.step import measure_step
+    from stt2v.engine.console import progress_on
+
+    variants = variant or (["eager", "compile", "fp16", "fp8"] if where == "cuda" else ["eager", "compile", "fp32"])
+    with progress_on(sys.stderr) as progress:
+        measured = measure_step(model, graph or ["step"], variants, where, progress)
+    _report(measured, file)
+
+
+@bench.command("kernels")
+def bench_kernels(device: DeviceOption = None, file: FileOption = None) -> None:
+    """Each of our kernels beside its reference, eager and compiled, and beside the machine's ceilings."""
+    where = _device(device)
+    from stt2v.bench.kernels import measure_kernels
+
+    _report(measure_kernels(where), file)
+
+
+def _report(measured: Report, file: Path | None) -> None:
+    report(measured, False)
+    if file:
+        file.write_text(json.dumps(measured.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def _device(wanted: Literal["cuda", "cpu"] | None) -> str:
+    """The device to measure on. Raises ExportError without torch."""
+    if importlib.util.find_spec("torch") is None:
+        raise ExportError("bench needs torch, which is not installed; pip install 'stt2v[export]'")
+    import torch
+
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")

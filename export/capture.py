@@ -29,6 +29,13 @@ class Program:
 
 def program_from_graph(graph: Graph) -> Program:
     """Capture `graph` with its fixed shapes. Raises ExportError that names the graph when it cannot be traced."""
+    exported = exported_from_graph(graph)
+    spec = graph.spec(_outputs(exported))
+    return Program(exported, spec, _graph_hash(exported, spec), _weights_hash(exported))
+
+
+def exported_from_graph(graph: Graph) -> ExportedProgram:
+    """As `program_from_graph`, without looking at the weights, which may be on any device."""
     # torch.export takes one tensor given under two names for one input, so every example is made a tensor of its own.
     inputs = {name: tensor.clone() for name, tensor in graph.inputs.items()}
     try:
@@ -42,8 +49,7 @@ def program_from_graph(graph: Graph) -> Program:
             f"graph {graph.name!r}: captured inputs {list(exported.graph_signature.user_inputs)}, "
             f"declared {list(inputs)}; declare tensors only, by the names in forward"
         )
-    spec = graph.spec(_outputs(exported))
-    return Program(exported, spec, _graph_hash(exported, spec), _weights_hash(exported))
+    return exported
 
 
 def _outputs(exported: ExportedProgram) -> tuple[Tensor, ...]:

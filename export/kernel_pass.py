@@ -10,11 +10,9 @@ from torch import Tensor, fx
 from stt2v.kernels import attention, geglu, group_norm
 
 aten = torch.ops.aten
-Rewrite = Callable[[fx.Node], fx.Node | None]
+Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
+Rewrite = Callable[[Node], Node | None]
 """What replaces a node, inserted before it, or None to leave it."""
-
-FUSED_HEAD_WIDTH = 128
-"""The widest head that cuDNN's attention has kernels for."""
 
 
 def put_kernels(module: fx.GraphModule) -> dict[str, int]:
@@ -27,6 +25,7 @@ def put_kernels(module: fx.GraphModule) -> dict[str, int]:
         with module.graph.inserting_before(node):
             result = rewrite(node)
         if result is not None:
+            result.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(result)
             counts[rewrite.__name__] += 1
     module.graph.eliminate_dead_code()
@@ -34,14 +33,14 @@ def put_kernels(module: fx.GraphModule) -> dict[str, int]:
     return counts
 
 
-def norms(node: fx.Node) -> fx.Node | None:
+def norms(node: Node) -> Node | None:
     """GroupNorm over maps as factors and one multiplication and addition."""
     x, groups, weight, bias, eps, *_ = node.args
     value = _value(x)
     if value.ndim != 4 or weight is None or bias is None:
         return None
     call = node.graph.call_function
-    factors = call(torch.ops.stt2v.group_factors.default, (x, weight, bias, groups, eps))
+    factors = call(group_norm.OP, (x, weight, bias, groups, eps))
     shape = [*value.shape[:2], 1, 1]
     scale, shift = (call(aten.reshape.default, (call(operator.getitem, (factors, i)), shape)) for i in (0, 1))
     wide = call(aten.to.dtype, (x, torch.float32))
@@ -49,7 +48,7 @@ def norms(node: fx.Node) -> fx.Node | None:
     return call(aten.to.dtype, (sum_, value.dtype))
 
 
-def gates(node: fx.Node) -> fx.Node | None:
+def gates(node: Node) -> Node | None:
     """linear -> chunk -> kept * gelu(gate) as one kernel; `node` is the product."""
     kept, gelu = node.args
     if not _calls(gelu, aten.gelu.default) or gelu.kwargs:
@@ -65,10 +64,10 @@ def gates(node: fx.Node) -> fx.Node | None:
         return None
     if len(linear.args) < 3 or len(linear.users) > 1:
         return None
-    return node.graph.call_function(torch.ops.stt2v.geglu.default, linear.args)
+    return node.graph.call_function(geglu.OP, linear.args)
 
 
-def attentions(node: fx.Node) -> fx.Node | None:
+def attentions(node: Node) -> Node | None:
     """Attention over few frames by our kernel, over many pixels by cuDNN's."""
     if len(node.args) > 3 or set(node.kwargs) - {"scale"}:
         return None
@@ -76,12 +75,10 @@ def attentions(node: fx.Node) -> fx.Node | None:
     width, longest = _value(q).shape[-1], max(_value(q).shape[-2], _value(k).shape[-2])
     scale = node.kwargs.get("scale") or width**-0.5
     if longest <= attention.LONGEST and width in attention.WIDTHS:
-        return node.graph.call_function(torch.ops.stt2v.short_attention.default, (q, k, v, scale))
-    if width % 8 or width > FUSED_HEAD_WIDTH or _value(q).dtype not in (torch.float16, torch.bfloat16):
+        return node.graph.call_function(attention.SHORT, (q, k, v, scale))
+    if width % 8 or width > attention.WIDEST or _value(q).dtype == torch.float32:
         return None
-    arguments = (q, k, v, None, False, 0.0, False, False)
-    fused = node.graph.call_function(aten._scaled_dot_product_cudnn_attention.default, arguments, {"scale": scale})
-    return node.graph.call_function(operator.getitem, (fused, 0))
+    return node.graph.call_function(attention.LONG, (q, k, v, scale))
 
 
 REWRITES: Mapping[Any, Rewrite] = {

@@ -1,7 +1,9 @@
 """A graph in another precision. Its border stays as declared, so loops and plans know nothing of precisions."""
 
 import copy
+import functools
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ from stt2v.engine.errors import UsageError
 from stt2v.export.graph import Graph
 from stt2v.export.step import Half, Step, Update
 
-PRECISIONS = ("fp32", "fp16")
+TYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "fp8": torch.bfloat16})
+"""Precision -> the type of weights and of what flows between layers; in fp8 some products are narrower inside."""
 
 
 def in_precision(graph: Graph, precision: str) -> Graph:
@@ -21,33 +24,34 @@ def in_precision(graph: Graph, precision: str) -> Graph:
     errors there add up over the steps. So do single numbers such as time steps and frame rates, which networks make
     sinusoids of before they cast. Raises UsageError for an unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} cannot be captured; choose one of {', '.join(PRECISIONS)}")
+    if precision not in TYPES:
+        raise UsageError(f"precision {precision!r} cannot be captured; choose one of {', '.join(TYPES)}")
     if precision == "fp32" or isinstance(graph.module, Update):
         return graph
-    halved = _halved(graph.module)
+    dtype = TYPES[precision]
+    narrowed = _narrowed(graph.module, dtype)
     if not graph.casts:
-        network = halved.network if isinstance(halved, Step | Half) else halved
-        network.register_forward_pre_hook(_inputs_to_half, with_kwargs=True)
+        network = narrowed.network if isinstance(narrowed, Step | Half) else narrowed
+        network.register_forward_pre_hook(functools.partial(_inputs_to, dtype), with_kwargs=True)
         network.register_forward_hook(_outputs_to_float)
-    return replace(graph, module=halved)
+    return replace(graph, module=narrowed)
 
 
-def _halved(module: nn.Module) -> nn.Module:
-    # Not `deepcopy(module).half()`: that holds a second float32 copy of the weights for a while.
+def _narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    # Not `deepcopy(module).to(dtype)`: that holds a second float32 copy of the weights for a while.
     with torch.no_grad():
-        halves: dict[int, Any] = {id(p): nn.Parameter(p.half(), requires_grad=False) for p in module.parameters()}
-        halves |= {id(b): b.half() for b in module.buffers() if b.is_floating_point()}
-    return copy.deepcopy(module, halves)
+        copies: dict[int, Any] = {id(p): nn.Parameter(p.to(dtype), requires_grad=False) for p in module.parameters()}
+        copies |= {id(b): b.to(dtype) for b in module.buffers() if b.is_floating_point()}
+    return copy.deepcopy(module, copies)
 
 
-def _inputs_to_half(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    return tuple(map(_to_half, args)), {name: _to_half(value) for name, value in kwargs.items()}
+def _inputs_to(dtype: torch.dtype, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    return tuple(_to(dtype, value) for value in args), {name: _to(dtype, value) for name, value in kwargs.items()}
 
 
-def _to_half(value: Any) -> Any:
-    """Maps and tokens in half precision; numbers (no axis, or only one) and integers as they are."""
-    return value.half() if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1 else value
+def _to(dtype: torch.dtype, value: Any) -> Any:
+    """Maps and tokens in `dtype`; numbers (no axis, or only one) and integers as they are."""
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1 else value
 
 
 def _outputs_to_float(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

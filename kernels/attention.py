@@ -1,7 +1,8 @@
-"""Attention over the few frames of a pixel: one block a head of a pixel, everything in registers.
+"""Attention over the few frames of a pixel, and over the many pixels of a frame.
 
-Libraries tile sequences by 64 or 128, which wastes most of the work on 7, 16 or 25 frames, and want a layout in which
-heads come before frames. This reads queries, keys and values wherever they lie.
+Libraries tile sequences by 64 or 128, which wastes most of the work on 7, 16 or 25 frames. Here one block takes a head
+of a pixel, with everything in registers, and reads queries, keys and values wherever they lie. For long sequences
+cuDNN has the fastest kernel on Hopper; PyTorch does not choose it by itself.
 """
 
 import torch
@@ -14,6 +15,7 @@ from stt2v.kernels.device import runs_triton
 
 LONGEST = 32  # frames
 WIDTHS = (16, 32, 64, 128)  # of a head
+WIDEST = 128  # head that cuDNN has a kernel for
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -28,7 +30,7 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     The result lies in memory as [N, L, heads, D], which is how the layer after it wants it.
     """
     if not runs_triton(q):
-        return attention_reference(q, k, v, scale).transpose(1, 2).contiguous().transpose(1, 2)
+        return _heads_last(attention_reference(q, k, v, scale))
     batch, heads, length, width = q.shape
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
     out = q.new_empty(batch, length, heads, width).transpose(1, 2)
@@ -40,10 +42,28 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return out
 
 
+@torch.library.custom_op("stt2v::long_attention", mutates_args=())
+def long_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`attention_reference` by cuDNN, for half precision and heads of at most `WIDEST`; laid out as the short one's."""
+    if not q.is_cuda:
+        return _heads_last(attention_reference(q, k, v, scale))
+    cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
+    return _heads_last(cudnn(q, k, v, None, False, 0.0, False, False, scale=scale)[0])
+
+
 @short_attention.register_fake
+@long_attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     batch, heads, length, width = q.shape
     return q.new_empty(batch, length, heads, width).transpose(1, 2)
+
+
+SHORT, LONG = torch.ops.stt2v.short_attention.default, torch.ops.stt2v.long_attention.default
+
+
+def _heads_last(x: Tensor) -> Tensor:
+    """[N, heads, L, D] in that shape, but in memory as [N, L, heads, D]."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 LOG2_E = 1.4426950408889634
@@ -51,7 +71,7 @@ LOG2_E = 1.4426950408889634
 
 def _padded(length: int) -> int:
     """Matrix units want 16 rows at least."""
-    return max(16, triton.next_power_of_2(length))
+    return max(16, int(triton.next_power_of_2(length)))
 
 
 @triton.jit

@@ -45,6 +45,9 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight) // 2)
 
 
+OP = torch.ops.stt2v.geglu.default
+
+
 def tiled_geglu(x: Tensor, weight: Tensor, bias: Tensor, tiling: Tiling) -> Tensor:
     """As `geglu_reference`, on a GPU, with tiles as told."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
@@ -90,4 +93,6 @@ def _geglu(
     gate += tl.load(bias + width + read_column).to(tl.float32)[None, :]
     gate = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
     place = row.to(tl.int64)[:, None] * width + column[None, :]
-    tl.store(out + place, (kept * gate).to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < width)[None, :])
+    tl.store(
+        out + place, (kept * gate).to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < width)[None, :]
+    )

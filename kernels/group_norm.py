@@ -60,6 +60,9 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple
     return scale, torch.empty_like(scale)
 
 
+OP = torch.ops.stt2v.group_factors.default
+
+
 def _factors(mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """mean, variance: [N, groups]; weight, bias: [C] -> scale, shift: [N, C]."""
     width = len(weight) // mean.shape[1]

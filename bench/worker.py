@@ -1,0 +1,88 @@
+"""One variant in a process of its own, so that variants compile beside each other and are timed one at a time."""
+
+import gc
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Lock
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+from stt2v.bench.timing import Timing, time_calls
+from stt2v.bench.variants import VARIANTS, Call, reference
+from stt2v.engine.models import find_model
+from stt2v.export.recipes import recipe_for
+
+REFERENCE, READY = "reference", "ready"
+LONGEST_PROFILE = 40  # kernels
+
+Outputs = tuple[npt.NDArray[Any], ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one variant gave: outputs on the host, time, and what it took."""
+
+    outputs: Outputs
+    timing: Timing
+    prepare_seconds: float
+    peak_bytes: int
+    weight_bytes: int
+    notes: Mapping[str, int]
+    profile: tuple[tuple[str, int, float], ...] = field(default=())  # kernel, calls, milliseconds
+
+
+def serve(pipe: Connection, model: str, graph: str, variant: str, device: str, turn: Lock) -> None:
+    """Make the variant ready, say so, and measure it when told. What goes wrong is sent as text.
+
+    The reference is not timed and says nothing in between. It needs the most memory, so references take turns.
+    """
+    try:
+        with torch.no_grad():
+            start = time.monotonic()
+            made = recipe_for(find_model(model), None).graphs[graph]()
+            if variant == REFERENCE:
+                with turn:
+                    call, _ = reference(made, device)
+                    pipe.send(_outputs(call))
+                return
+            call, notes = VARIANTS[variant](made, device)
+            del made
+            outputs = _outputs(call)
+            if device == "cuda":
+                gc.collect()
+                torch.cuda.empty_cache()
+            seconds = time.monotonic() - start
+            pipe.send(READY)
+            pipe.recv()
+            pipe.send(_measured(call, outputs, seconds, notes, device))
+    except Exception:
+        pipe.send(traceback.format_exc())
+
+
+def _outputs(call: Call) -> Outputs:
+    return tuple(output.float().cpu().numpy() for output in call())
+
+
+def _measured(call: Call, outputs: Outputs, seconds: float, notes: Mapping[str, int], device: str) -> Result:
+    if device != "cuda":
+        return Result(outputs, time_calls(call, device), seconds, 0, 0, notes)
+    weights = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    timing = time_calls(call, device)
+    return Result(outputs, timing, seconds, torch.cuda.max_memory_allocated(), weights, notes, _profile(call))
+
+
+def _profile(call: Call) -> tuple[tuple[str, int, float], ...]:
+    """The kernels of one call that take longest."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        call()
+        torch.cuda.synchronize()
+    rows = [(row.key, row.count, row.self_device_time_total / 1e3) for row in profiler.key_averages()]
+    return tuple(sorted(rows, key=lambda row: -row[2])[:LONGEST_PROFILE])

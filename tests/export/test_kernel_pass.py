@@ -1,0 +1,65 @@
+"""The pass that puts our kernels in: it finds every place, and what is computed stays the same."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+from triton import knobs
+
+from stt2v.engine.models import find_model
+from stt2v.export.capture import exported_from_graph
+from stt2v.export.graph import Graph, GraphMaker
+from stt2v.export.precision import in_precision
+from stt2v.export.recipes import recipe_for
+from stt2v.export.reference import seeded_inputs
+from stt2v.export.to_inductor import lower
+
+
+@pytest.fixture(autouse=True)
+def _references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreting the kernels of a whole network takes minutes; their references stand in for them."""
+    monkeypatch.setattr(knobs.runtime, "interpret", False)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Mapping[str, GraphMaker]:
+    return recipe_for(find_model("tiny"), None).graphs
+
+
+def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
+    """The outputs of what would be compiled for a GPU, and how often each rewrite was made."""
+    program, counts = lower(exported_from_graph(in_precision(graph, precision)), precision, "cuda")
+    inputs = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
+    with torch.no_grad():
+        return list(program.module(*program.weights.values(), *inputs)), counts
+
+
+def worst(graph: Graph, actual: list[Tensor]) -> float:
+    inputs = {name: torch.from_numpy(array) for name, array in seeded_inputs(graph).items()}
+    with torch.no_grad():
+        expected = graph.module(**inputs)
+    expected = (expected,) if isinstance(expected, Tensor) else expected
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("half", {"norms": 60, "gates": 18, "attentions": 13}),  # attention over pixels is left to fp16
+        ("vae_decode_1", {"norms": 41, "gates": 0, "attentions": 0}),
+    ],
+)
+def test_kernels_change_nothing(tiny: Mapping[str, GraphMaker], name: str, counts: Mapping[str, int]) -> None:
+    graph = tiny[name]()
+    actual, found = run(graph, "fp32")
+    assert found == counts
+    assert worst(graph, actual) < 1e-5
+
+
+def test_fp8_takes_large_linears_only(tiny: Mapping[str, GraphMaker]) -> None:
+    graph = tiny["half"]()
+    actual, found = run(graph, "fp8")
+    assert found["attentions"] == 17
+    assert 0 < found["fp8_linears"] < 166
+    assert worst(graph, actual) < 0.2  # 0.12: toy widths average fewer errors than real ones

@@ -1,0 +1,61 @@
+"""Every kernel beside its reference in float64, on random inputs: on a GPU, or in Triton's interpreter."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from stt2v.kernels import attention, fp8, geglu, group_norm
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TYPES = {torch.float32: 1e-6, torch.float16: 1e-3}  # allowed rel; half precision rounds once, to 11 bits
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(DEVICE)
+
+
+def rel(actual: Tensor, reference: Callable[..., Tensor], *arguments: Tensor) -> float:
+    expected = reference(*(argument.double() for argument in arguments))
+    assert actual.shape == expected.shape
+    return float((actual.double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(2, 64, 9, 131), (3, 96, 1, 7), (1, 80, 20, 60)], ids=str)
+def test_group_norm_far_from_zero(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = (random(*shape, dtype=torch.float32) * 2 + 5).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias = (random(shape[1], dtype=dtype, seed=seed) for seed in (1, 2))
+    actual = group_norm.apply_factors(x, *group_norm.group_factors(x, weight, bias, 8, 1e-5))
+    expected = lambda *tensors: group_norm.group_norm_reference(*tensors, 8, 1e-5)  # noqa: E731
+    assert rel(actual, expected, x, weight, bias) < TYPES[dtype]
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("queries", "keys", "width"), [(25, 25, 64), (25, 7, 16), (16, 16, 32)])
+def test_short_attention_reads_any_layout(queries: int, keys: int, width: int, dtype: torch.dtype) -> None:
+    q = random(3, queries, 2, width, dtype=dtype).transpose(1, 2)  # as linear layers leave heads
+    k, v = (random(3, 2, keys, width, dtype=dtype, seed=seed) for seed in (1, 2))
+    actual = attention.short_attention(q, k, v, 0.2)
+    assert rel(actual, lambda *tensors: attention.attention_reference(*tensors, 0.2), q, k, v) < TYPES[dtype]
+    assert actual.transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("rows", "depth", "width"), [((2, 70), 80, 72), ((64,), 64, 64)])
+def test_geglu_at_ragged_sizes(rows: tuple[int, ...], depth: int, width: int, dtype: torch.dtype) -> None:
+    x = random(*rows, depth, dtype=dtype)
+    weight = (random(2 * width, depth, dtype=torch.float32, seed=1) / depth**0.5).to(dtype)
+    bias = random(2 * width, dtype=dtype, seed=2)
+    assert rel(geglu.geglu(x, weight, bias), geglu.geglu_reference, x, weight, bias) < TYPES[dtype]
+
+
+def test_fp8_product_is_as_far_off_as_its_format() -> None:
+    x, weight = random(64, 128, dtype=torch.float32), random(32, 128, dtype=torch.float32, seed=1)
+    (x8, x_scale), (weight8, weight_scale) = map(fp8.quantised_rows, (x, weight))
+    actual = fp8.fp8_product(x8, weight8, x_scale, weight_scale.T.contiguous())
+    assert rel(actual, torch.nn.functional.linear, x, weight) < 0.05  # 3 bits of mantissa: up to 1/16 a factor
+    assert float(fp8.quantised_rows(torch.zeros(1, 16))[1]) > 0
