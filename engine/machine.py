@@ -29,6 +29,12 @@ def host_memory() -> int:
     return memory
 
 
+def resident_memory() -> int:
+    """Bytes of memory that this process holds."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def free_disk(path: Path) -> int:
     """Bytes that can be written at `path`, which need not exist yet."""
     there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())

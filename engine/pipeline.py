@@ -8,6 +8,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames
 from stt2v.engine.drift import DriftWatch
+from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.first_chunk import first_chunk_frames
 from stt2v.engine.loop import Loop, OnStep, first_attempt
@@ -20,6 +21,7 @@ from stt2v.engine.plan import RunPlan, output_frame
 from stt2v.engine.progress import Progress
 from stt2v.engine.prompts import parse_prompts
 from stt2v.engine.request import Settings
+from stt2v.engine.run_costs import run_cost
 from stt2v.engine.runs.chunks import Chunks
 from stt2v.engine.runs.run import Run
 from stt2v.engine.runs.states import RunKeeper
@@ -62,6 +64,7 @@ class Pipeline:
 
         picture: [H, W, 3], uint8, of the model's size, where it takes one; first: the base frame to begin with.
         """
+        self._tell_cost()
         chunks = Chunks(run, self.model, self.plan.chunks, self.plan.clip_frames)
         generated = self._seen(chunks, self._generated(chunks, picture, on_step))
         if self.plan.enhancing:
@@ -73,6 +76,12 @@ class Pipeline:
         if self.plan.interpolate:
             frames = self._interpolated(frames, self.plan.num_frames - output_frame(first, interpolate=True))
         return frames
+
+    def _tell_cost(self) -> None:
+        """What the run takes, in one line, where the engines are a set that says so."""
+        if isinstance(self.engines, EngineSet):
+            cost = run_cost(self.model, self.settings, self.plan, self.engines.directory)
+            self.progress.note(f"plan: {cost.summary}")
 
     @property
     def segment(self) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stt2v.engine.commands.options import JsonOption
+from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import StoppedError
 from stt2v.engine.flags import Order, takes_request
@@ -24,10 +24,8 @@ def generate(
         Path | None,
         typer.Option("--output", "-o", help="The MP4, by default out.mp4; for a folder of pictures a folder, out."),
     ] = None,
-    backend: Annotated[str | None, typer.Option("--backend", help="The backend that runs the engines.")] = None,
-    engines: Annotated[
-        Path | None, typer.Option("--engines", help="The engine set's folder. Default: built here, else shipped.")
-    ] = None,
+    backend: BackendOption = None,
+    engines: EnginesOption = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Open engines of any origin. Only if you know who made them: they are code.")
     ] = False,

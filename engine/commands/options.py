@@ -1,8 +1,13 @@
 """The options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 ModelOption = Annotated[str, typer.Option("--model", help="One of `stt2v models`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+BackendOption = Annotated[str | None, typer.Option("--backend", help="The backend that runs the engines.")]
+EnginesOption = Annotated[
+    Path | None, typer.Option("--engines", help="The engine set's folder. Default: built here, else shipped.")
+]

@@ -1,14 +1,49 @@
 """`stt2v plan`."""
 
-from stt2v.engine.commands.options import JsonOption
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption
 from stt2v.engine.commands.output import report
+from stt2v.engine.engine_set import declared_model
 from stt2v.engine.flags import Order, takes_request
+from stt2v.engine.manifest import read_manifest
 from stt2v.engine.models import find_model
-from stt2v.engine.plan import plan_run
+from stt2v.engine.models.model import Model
+from stt2v.engine.plan import RunPlan, plan_run
+from stt2v.engine.run_costs import RunCost, run_cost
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run and what it takes."""
+
+    plan: RunPlan
+    cost: RunCost
+
+    def lines(self) -> Iterator[str]:
+        """Both in words."""
+        yield from self.plan.lines()
+        yield from self.cost.lines()
+
+    def to_json(self) -> dict[str, Any]:
+        """Both for machines."""
+        return self.plan.to_json() | {"cost": self.cost.to_json()}
 
 
 @takes_request
-def plan(order: Order, as_json: JsonOption = False) -> None:
-    """Say what a run comes to, before any work: frames, chunks, windows, steps."""
-    declared = find_model(order.model)
-    report(plan_run(declared, order.request.resolve(declared)), as_json)
+def plan(
+    order: Order, backend: BackendOption = None, engines: EnginesOption = None, as_json: JsonOption = False
+) -> None:
+    """Say what a run comes to, before any work: frames, chunks, windows, steps; time, memory, disk, missing engines."""
+    model = _declared(order.model, engines)
+    settings = order.request.resolve(model)
+    planned = plan_run(model, settings)
+    report(Planned(planned, run_cost(model, settings, planned, engines, backend)), as_json)
+
+
+def _declared(model: str, engines: Path | None) -> Model:
+    """The model as the set has it, whose size may be another one."""
+    return declared_model(engines, read_manifest(engines)) if engines else find_model(model)

@@ -1,0 +1,106 @@
+"""What a run is said to take, before it begins."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stt2v import cli
+from stt2v.engine.errors import EngineSetError
+from stt2v.engine.manifest import read_manifest
+from stt2v.engine.models import find_model
+from stt2v.engine.parity import Parity, write_parity
+from stt2v.engine.plan import plan_run
+from stt2v.engine.request import Request
+from stt2v.engine.run_costs import RunCost, run_cost
+from stt2v.engine.store import SHIPPED
+
+PICTURE = Path(__file__).parents[1] / "data" / "landscape.jpg"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STT2V_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> Path:
+    """`tiny` with a certificate of round numbers."""
+    directory = tmp_path / "tiny"
+    shutil.copytree(SHIPPED / "tiny", directory)
+    names = [entry.spec.name for entry in read_manifest(directory).engines]
+    row = Parity("", 0.0, 0.0, 1e-4, milliseconds=100.0, load_bytes=1 << 20, run_bytes=1 << 28)
+    write_parity(directory, [replace(row, graph=name) for name in names])
+    return directory
+
+
+def cost(model: str, engines: Path | None = None, **changes: object) -> RunCost:
+    declared, request = find_model(model), Request(image=PICTURE, **changes)
+    settings = request.resolve(declared)
+    return run_cost(declared, settings, plan_run(declared, settings), engines)
+
+
+def test_time_and_memory_come_from_the_certificate(certified: Path) -> None:
+    made = cost("tiny", certified, num_frames=64)
+    generate, enhance, interpolate = made.stages
+    assert (made.measured, made.complete, made.target, made.missing) == (True, True, "cpu", None)
+    assert [generate.calls, enhance.calls, interpolate.calls] == [22, 114, 31]
+    assert made.seconds == pytest.approx(16.7)
+    first = 9 * (1 << 20)  # eight engines and the interpolator's
+    assert enhance.bytes - generate.bytes == 6 * (1 << 20)
+    assert interpolate.bytes == enhance.bytes == made.host_bytes
+    base = generate.bytes - first - (1 << 28)
+    assert 40 << 20 < base < 2 << 30  # what this process holds
+
+
+def test_engines_that_are_not_used_cost_nothing(certified: Path) -> None:
+    without = cost("tiny", certified, num_frames=64, enhancer="none")
+    assert [stage.stage for stage in without.stages] == ["generate", "interpolate"]
+    assert without.disk_bytes < cost("tiny", certified, num_frames=64).disk_bytes
+
+
+def test_published_model_by_the_table() -> None:
+    made = cost("streaming-svd")
+    text = "\n".join(made.lines())
+    assert (made.measured, made.complete) == (False, False)
+    assert "`stt2v build-engines --model streaming-svd`: about 13.6 GiB in half precision, time not known" in text
+    assert "enhance: 373 calls of engines, at least 3 min 30 s, memory of the card 32.7 GiB" in text
+    assert "(by a table, not measured here)" in text
+    assert made.stages[0].seconds == pytest.approx(25 * 0.451 + 150 * 1.058 + 18 * 0.29)
+
+
+def test_table_is_not_stretched_to_other_models_and_sizes() -> None:
+    declared = find_model("streaming-t2v")
+    settings = Request(prompt="a cat").resolve(declared)
+    made = run_cost(declared, settings, plan_run(declared, settings))
+    assert made.seconds == 0
+    assert not made.complete
+
+
+def test_set_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(EngineSetError, match="expected an engine set"):
+        cost("tiny", tmp_path)
+
+
+def test_command(certified: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--image", str(PICTURE), "--engines", str(certified)]
+    assert cli.main([*words, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["num_frames"] == 64
+    assert data["cost"]["seconds"] == pytest.approx(16.7)
+    assert data["cost"]["engines"] == str(certified)
+    assert cli.main(words) == 0
+    assert "in all about 17 s (measured with these engines), host memory" in capsys.readouterr().out
+
+
+def test_generate_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--num-frames", "1", "--no-enhance", "--steps", "1", "-o", str(tmp_path / "out.mp4")]
+    assert cli.main(["generate", "--image", str(PICTURE), *words]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: ")]
+    assert "host memory" in line
+    assert "free" in line
