@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,3 +106,27 @@ def test_generate_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: ")]
     assert "host memory" in line
     assert "free" in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--num-frames", "30", "--steps", "1"], pytest.param([], marks=pytest.mark.slow)],
+    ids=["short", "default"],
+)
+def test_memory_is_what_a_run_uses(tmp_path: Path, words: list[str]) -> None:
+    """To 10 %, each in a process of its own, by the certificate that is shipped."""
+    words = ["--image", str(PICTURE), *words]
+    planned = json.loads(in_process(["plan", *words, "--json"])[0])
+    *_, used = in_process(["generate", *words, "--output", str(tmp_path / "out.mp4")])
+    assert planned["cost"]["measured"]
+    assert planned["cost"]["host_bytes"] == pytest.approx(1024 * int(used), rel=0.1)
+
+
+def in_process(words: list[str]) -> list[str]:
+    """What a command prints, and after it the most memory in KiB that its process held."""
+    code = (
+        "import re, sys; from pathlib import Path; from stt2v import cli; code = cli.main(sys.argv[1:]);"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
