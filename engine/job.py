@@ -6,19 +6,19 @@ from pathlib import Path
 
 from stt2v.engine.errors import UsageError
 from stt2v.engine.flags import Order
-from stt2v.engine.models import find_model
+from stt2v.engine.models import DEFAULT_MODEL, find_model
 from stt2v.engine.paths import is_folder, real
 from stt2v.engine.plan import plan_run
 from stt2v.engine.progress import Progress
 from stt2v.engine.record import Record
 from stt2v.engine.request import Request
-from stt2v.engine.run import Made, generate_folder, generate_video
 from stt2v.engine.runs.flags import RunFlags
 from stt2v.engine.runs.folder import find_run, runs_folder
 from stt2v.engine.runs.interrupt import Interrupt
 from stt2v.engine.runs.keeping import Keeping
 from stt2v.engine.runs.resume import Resumption, resumption
 from stt2v.engine.session import Session
+from stt2v.engine.videos import Made, generate_folder, generate_video
 from stt2v.engine.views import NO_VIEWS, Views
 
 OUTPUT, OUTPUT_FOLDER = Path("out.mp4"), Path("out")
@@ -88,6 +88,8 @@ def job_of(order: Order, keep: RunFlags, output: Path | None, engines: Path | No
     if order.repeats:
         raise UsageError("--resume and --from are given; leave one of them out")
     kept = find_run(runs_folder(keep.run_dir), keep.resume)
+    if order.model not in (DEFAULT_MODEL, kept.settings.model):
+        raise UsageError(f"model is {order.model!r}, the run is of {kept.settings.model!r}; leave --model out")
     how = resumption(kept, order.given, keep.from_chunk, output)
     own = Path(kept.record.engines) if kept.record.engines else None
     return Job(kept.settings.model, how.request, how.output, engines or own, resumes=how)

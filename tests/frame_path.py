@@ -20,10 +20,10 @@ from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.models.tiny import TINY
 from stt2v.engine.progress import Silent
 from stt2v.engine.request import Request
-from stt2v.engine.run import generate_video
 from stt2v.engine.session import Session
 from stt2v.engine.spec import EngineSpec, TensorSpec
 from stt2v.engine.store import SHIPPED
+from stt2v.engine.videos import generate_video
 
 SIZE, REFINED = (640, 360), (1280, 720)
 SIZES = {(64, 128): SIZE, (128, 256): REFINED}

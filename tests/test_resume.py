@@ -119,7 +119,7 @@ def test_full_disks_a_failing_encoder_and_no_memory_cost_no_frame(
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     words: tuple[object, ...] = (*WORDS, "--num-frames", 96)
     told = ""
-    for place, name, number in ((runs, "_sync", 3), (states.ArrayFile, "__setitem__", 20), (VideoWriter, "write", 1)):
+    for place, name, number in ((runs, "sync", 3), (states.ArrayFile, "__setitem__", 20), (VideoWriter, "write", 1)):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, Failing(getattr(place, name), full, number))
             code, _, said = command(*words)
@@ -155,23 +155,28 @@ def test_interrupted_once_it_finishes_what_is_there(tmp_path: Path, monkeypatch:
     assert frames(tmp_path / "out.mp4").shape == (50, 128, 256, 3)
 
 
-@pytest.mark.parametrize("stages", [["--no-enhance", "--no-interpolate"], pytest.param([], marks=pytest.mark.slow)])
-def test_a_video_that_ended_early_can_become_whole(stages: list[str], command: Command, tmp_path: Path) -> None:
-    words = (*WORDS, "--num-frames", 96, *stages)
+FEWER = ("--num-frames", 44, "--no-enhance", "--no-interpolate")  # three chunks
+
+
+@pytest.mark.parametrize("length", [FEWER, pytest.param(("--num-frames", 96), marks=pytest.mark.slow)])
+def test_a_video_that_ended_early_can_become_whole(
+    length: tuple[object, ...], command: Command, tmp_path: Path
+) -> None:
+    words = (*WORDS, *length)
     with started(*words, "-o", tmp_path / "out.mp4") as process:
         wait_for(process, "generate:")
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=600)
     assert process.returncode == 3, said
     assert "ended early with " in command("runs", "list")[1]
-    assert 0 < len(frames(tmp_path / "out.mp4")) < 96
+    assert 0 < len(frames(tmp_path / "out.mp4")) < length[1]
     assert command("generate", "--resume", "out.mp4")[0] == 0
     assert command(*words, "-o", "fresh.mp4")[0] == 0
     np.testing.assert_array_equal(frames(tmp_path / "out.mp4"), frames(tmp_path / "fresh.mp4"))
 
 
 def test_interrupted_twice_it_stops_at_once_and_can_go_on(command: Command, tmp_path: Path) -> None:
-    words = (*WORDS, "--num-frames", 60, "--no-enhance", "--no-interpolate", "-o", tmp_path / "out.mp4")
+    words = (*WORDS, *FEWER, "-o", tmp_path / "out.mp4")
     with started(*words) as process:
         wait_for(process, "generate:")
         while not list((tmp_path / "home").glob("runs/*/chunk-0000*")):
@@ -184,7 +189,7 @@ def test_interrupted_twice_it_stops_at_once_and_can_go_on(command: Command, tmp_
     assert "--resume" in said
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     assert command("generate", "--resume", "out.mp4")[0] == 0
-    assert len(frames(tmp_path / "out.mp4")) == 60
+    assert len(frames(tmp_path / "out.mp4")) == 44
 
 
 def test_interrupted_it_may_save_only(tmp_path: Path, command: Command) -> None:
@@ -229,13 +234,14 @@ def test_takes_share_chunks(command: Command, tmp_path: Path) -> None:
 
 
 def test_resuming_refuses_what_would_change_the_video(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = (*WORDS, "--num-frames", 2, "--no-enhance")
+    made = (*WORDS, *FEWER[2:], "--num-frames", 2)
     assert command(*made)[0] == 0
     for words, said in (
         (["--seed", 5], "name it with --output"),
         (["--seed", 5, "-o", "take.mp4"], "seed would change chunks that are there; give --from-chunk"),
         (["--from-chunk", 2, "-o", "take.mp4"], "--from-chunk is 2, expected 0 to 1"),
         (["--from", "out.mp4"], "leave one of them out"),
+        (["--model", "streaming-t2v"], "leave --model out"),
     ):
         code, _, err = command("generate", "--resume", "out.mp4", *words)
         assert (code, said in err) == (2, True), err
@@ -251,7 +257,7 @@ def test_resuming_refuses_what_would_change_the_video(command: Command, monkeypa
 def test_runs_are_listed_shown_and_pruned(command: Command, tmp_path: Path) -> None:
     assert command("runs", "list")[1].startswith("0 runs")
     for name in ("a.mp4", "b.mp4"):
-        assert command(*WORDS, "--num-frames", 2, "--no-enhance", "-o", name)[0] == 0
+        assert command(*WORDS, *FEWER[2:], "--num-frames", 2, "-o", name)[0] == 0
     listed = json.loads(command("runs", "list", "--json")[1])
     assert [Path(run["output"]).name for run in listed["runs"]] == ["a.mp4", "b.mp4"]
     assert listed["bytes"] == sum(run["bytes"] for run in listed["runs"]) > 0

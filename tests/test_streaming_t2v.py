@@ -19,8 +19,8 @@ from stt2v.engine.models.streaming_t2v import STREAMING_T2V
 from stt2v.engine.noise import Noise
 from stt2v.engine.progress import Silent
 from stt2v.engine.request import Request
-from stt2v.engine.run import generate_video
 from stt2v.engine.session import Session
+from stt2v.engine.videos import generate_video
 from stt2v.export.build import build_engine_set
 from stt2v.export.eager import EagerEngine
 from stt2v.export.families import vid2vid

@@ -14,8 +14,8 @@ from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import UsageError
 from stt2v.engine.progress import Silent
 from stt2v.engine.request import Request
-from stt2v.engine.run import generate_video
 from stt2v.engine.session import Session
+from stt2v.engine.videos import generate_video
 
 PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
 

@@ -61,5 +61,6 @@ def generate(
     if as_json:
         files = [str(each.path) for each in made]
         say_json({**made[-1].plan.to_json(), "files": files, "seconds": round(time.monotonic() - began, 2)})
-    if any(each.ended_early for each in made):
-        raise StoppedError("the video ended early, as asked; `stt2v generate --resume` makes the rest of it")
+    for each in made:
+        if each.ended_early:
+            raise StoppedError(f"{each.path} ended early, as asked; `stt2v generate --resume {each.path}` goes on")

@@ -17,7 +17,7 @@ runs = typer.Typer(help="What is kept of videos in the making.")
 
 RunDir = Annotated[Path | None, typer.Option("--run-dir", help="The folder of the runs. Default: runs in the store.")]
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="RUN...", help="Names of runs, or the videos that they make.")
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="Names of runs, or the videos that they make.")
 ]
 
 
@@ -65,7 +65,7 @@ def prune(
 ) -> None:
     """Remove the named runs, or the oldest ones of whole videos until the rest fits the limit."""
     found = all_runs(runs_folder(run_dir))
-    whole = [run for run in found if run.frames >= run.asked]
+    whole = [run for run in found if run.is_whole]
     chosen = found if everything else excess(whole)
     if names:
         chosen = [run for name in names for run in _named(found, name)]
@@ -82,7 +82,7 @@ def _named(found: Sequence[KeptRun], name: str) -> list[KeptRun]:
 
 
 def _state(run: KeptRun) -> str:
-    if run.frames >= run.asked:
+    if run.is_whole:
         return f"whole, {run.frames} frames"
     early = f", ended early with {run.frames}" if run.frames else ""
     return f"{run.chunks} chunks of {run.asked} frames{early}"

@@ -14,15 +14,15 @@ from stt2v.engine.home import home
 from stt2v.engine.record import Record, record_of
 from stt2v.engine.runs.chunks import CHUNK
 from stt2v.engine.runs.journal import read_journal
-from stt2v.engine.runs.record import PICTURE, VIDEO, RunRecord, read_record
-from stt2v.engine.runs.run import JOURNAL, Run
+from stt2v.engine.runs.record import PICTURE, RECORD, VIDEO, RunRecord, read_record
+from stt2v.engine.runs.run import JOURNAL, Run, sync
 
 LIMIT = 20 * 10**9  # bytes that the runs may take together
 
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run that lies in the folder."""
+    """A run that lies in the folder, as its files say."""
 
     directory: Path
     record: RunRecord
@@ -30,6 +30,11 @@ class KeptRun:
     @property
     def name(self) -> str:
         return self.directory.name
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its video has all frames that were asked for."""
+        return self.frames >= self.asked
 
     @property
     def settings(self) -> Record:
@@ -80,6 +85,8 @@ def begin_run(folder: Path, record: RunRecord, picture: Path | None) -> Path:
         if picture is not None:
             shutil.copyfile(picture, directory / PICTURE)
         record.write(directory)
+        for path in (directory / RECORD, directory, folder):
+            sync(path)
     except OSError as error:
         raise OutputError(f"run cannot be kept in {folder} ({error}); choose another place with --run-dir") from error
     return directory

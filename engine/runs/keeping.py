@@ -80,31 +80,28 @@ class Keeping:
 
     @contextmanager
     def _kept(self, directory: Path) -> Iterator[Run]:
-        output = read_record(directory).output
+        kept = KeptRun(directory, read_record(directory))
         with Run(directory) as run:
             run.on_unit = self.interrupt.on_unit
             try:
                 with self.interrupt.listening():
                     yield run
             except BaseException as error:
-                if not run.finished():
+                if not run.finished() and not isinstance(error, StoppedError):
                     shutil.rmtree(directory)
                     raise
+                output = kept.record.output
                 self.progress.note(f"what is finished is kept: stt2v generate --resume {shlex.quote(output)}")
                 if isinstance(error, KeyboardInterrupt | SystemExit):
                     raise StoppedError(f"video {output} was stopped before it was whole") from None
                 raise
-        if self.discard:
+        if self.discard and kept.is_whole:
             shutil.rmtree(directory)
-        for gone in remove_runs(excess([run for run in all_runs(self.folder) if _may_go(run, directory)])):
+        whole = [run for run in all_runs(self.folder) if run.is_whole and run.directory != directory]
+        for gone in remove_runs(excess(whole)):
             self.progress.note(
                 f"removed the run {gone.name} of {gone.record.output}: runs are kept up to {in_words(LIMIT)}"
             )
-
-
-def _may_go(run: KeptRun, current: Path) -> bool:
-    """Only what is whole goes unasked."""
-    return run.directory != current and run.frames >= run.asked
 
 
 def _check_shared(run: Run, shared: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,11 +40,20 @@ def resumption(kept: KeptRun, given: Mapping[str, Any], from_chunk: int | None, 
         raise UsageError(f"this makes another video than {own}; name it with --output")
     if from_chunk is None and changed - LATE:
         raise UsageError(f"{', '.join(sorted(changed - LATE))} would change chunks that are there; give --from-chunk")
-    model = find_model(record.model)
-    chunks = min(kept.chunks, len(plan_run(model, request.resolve(model)).chunks))
-    if from_chunk is not None and not 0 <= from_chunk <= chunks:
-        raise UsageError(f"--from-chunk is {from_chunk}, expected 0 to {chunks}, as many as are there")
+    chunks = min(kept.chunks, _chunks_alike(record.model, before, request))
+    if from_chunk is not None and not 0 <= from_chunk <= kept.chunks:
+        raise UsageError(f"--from-chunk is {from_chunk}, expected 0 to {kept.chunks}, as many as are there")
     return Resumption(kept, request, output, chunks if from_chunk is None else from_chunk)
+
+
+def _chunks_alike(name: str, before: Request, after: Request) -> int:
+    """How many of the first chunks of two requests are told the same: a prompt's time may fall on another chunk."""
+    model = find_model(name)
+    first, second = (plan_run(model, request.resolve(model)) for request in (before, after))
+    if not second.prompts:
+        return len(second.chunks)
+    pairs = zip(first.chunk_prompts, second.chunk_prompts, strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _changed(name: str, before: Request, after: Request) -> set[str]:

@@ -66,9 +66,9 @@ class Run(Closing):
             path.parent.mkdir(exist_ok=True)
             try:
                 yield temporary
-                _sync(temporary)
+                sync(temporary)
                 temporary.replace(path)
-                _sync(path.parent)
+                sync(path.parent)
                 self._note(unit)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ class Run(Closing):
                 shutil.copyfile(other.path(unit), path)
             return
         with pausing(self.directory):
-            _sync(self.directory)
+            sync(self.directory)
             self._note(unit)
 
     def drop(self, unit: str) -> None:
@@ -135,7 +135,7 @@ def pausing(place: Path) -> Iterator[None]:
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or what a folder lists, is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from stt2v.engine.engine_set import EngineSet
+from stt2v.engine.engine_set import EngineSet, Without
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.manifest import MANIFEST, Manifest, write_manifest
 from stt2v.engine.models import find_model
 from stt2v.engine.seal import seal
 from stt2v.engine.session import Session
+from stt2v.engine.stages.denoise import fused_steps
+from stt2v.engine.store import SHIPPED
 
 DECLARED = find_model("tiny").to_json()
 
@@ -49,3 +51,20 @@ def test_set_of_another_backend_is_refused(tmp_path: Path) -> None:
         Session.open("tiny", tmp_path, "onnxruntime")
     with pytest.raises(UsageError, match="'abacus' is not known"):
         Session.open("tiny", tmp_path, "abacus")
+
+
+def test_engines_can_be_unloaded_and_left_out() -> None:
+    with EngineSet.open(SHIPPED / "tiny") as engines:
+        steps = fused_steps(engines)
+        assert sorted(steps) == ["enhance_8_step", "first_step", "step"]
+        first = engines["step"]
+        engines.unload(steps)
+        assert engines["step"] is not first
+        rest = Without(engines, frozenset(steps))
+        assert len(rest) == len(engines) - 3
+        assert set(rest) == set(engines) - set(steps)
+        assert "step" not in rest
+        assert rest["half"] is engines["half"]
+        assert fused_steps(rest) == []
+        with pytest.raises(KeyError):
+            _ = rest["step"]

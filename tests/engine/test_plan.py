@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stt2v.engine.errors import PlanError, UsageError
 from stt2v.engine.models import MODELS, find_model
-from stt2v.engine.plan import base_frames, plan_chunks, plan_run
+from stt2v.engine.plan import base_frames, end_after, plan_chunks, plan_run
 from stt2v.engine.request import Request
 
 SVD = MODELS["streaming-svd"]
@@ -117,3 +117,29 @@ def test_every_length_is_covered(num_frames: int, interpolate: bool) -> None:
 def test_without_blending_windows_do_not_overlap() -> None:
     request = Request(image=Path("photo.jpg"), num_frames=152, blending=False)
     assert plan_run(SVD, request.resolve(SVD)).windows == (0, 38)
+
+
+def test_a_video_that_ends_early_is_told_what_it_was_told() -> None:
+    model = MODELS["streaming-t2v"]
+    settings = Request(prompt="a cat; 0: it walks; 64: it sleeps", enhancer="none").resolve(model)
+    plan = plan_run(model, settings)
+    early = end_after(model, settings, plan, 3)
+    assert (early.num_frames, early.chunks) == (32, plan.chunks[:3])
+    assert early.chunk_prompts == plan.chunk_prompts[:3]
+    assert end_after(model, settings, plan, len(plan.chunks)) == plan
+
+
+def test_an_early_end_fills_the_window_of_the_enhancer() -> None:
+    settings = Request(image=Path("photo.jpg")).resolve(SVD)
+    early = end_after(SVD, settings, plan_run(SVD, settings), 1)
+    assert (early.num_frames, early.base_frames, early.clip_frames, len(early.chunks)) == (50, 25, 38, 2)
+
+
+def test_disk_grows_with_the_number_of_frames() -> None:
+    short, long = (
+        plan_run(SVD, Request(image=Path("photo.jpg"), num_frames=count).resolve(SVD)) for count in (600, 1200)
+    )
+    assert 1.8 < long.run_bytes / short.run_bytes < 2
+    picture = 1024 * 576 * 3
+    assert long.run_bytes > long.generated_frames * picture
+    assert any(line.startswith("disk: about ") for line in long.lines())

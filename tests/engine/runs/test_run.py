@@ -98,7 +98,7 @@ def test_a_full_disk_pauses_the_run_and_loses_nothing(run: Run, monkeypatch: pyt
 
     keep(run, "one", "1")
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_sync", full)
+        patch.setattr(runs, "sync", full)
         with pytest.raises(StoppedError, match="full"):
             keep(run, "two", "2")
     assert run.finished() == ["one"]
