@@ -8,12 +8,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from stt2v.engine.commands.options import JsonOption
+from stt2v.engine.commands.options import JsonOption, ModelOption
 from stt2v.engine.commands.output import Report, report
 from stt2v.engine.errors import ExportError
 from stt2v.engine.metrics import MAWE_COEFFICIENT
+from stt2v.engine.models import DEFAULT_MODEL
+from stt2v.engine.store import find_set
+from stt2v.export.commands import need_export
 
-bench = typer.Typer(name="bench", help="Measure how fast, in the same run as what you would otherwise have.")
+bench = typer.Typer(
+    name="bench", help="Measure how fast and how exact, in the same run as what you would otherwise have."
+)
 
 DeviceOption = Annotated[
     Literal["cuda", "cpu"] | None, typer.Option("--device", help="Where to measure. Default: cuda where there is one.")
@@ -72,6 +77,37 @@ def bench_kernels(device: DeviceOption = None, file: FileOption = None) -> None:
     from stt2v.bench.kernels import measure_kernels
 
     _report(measure_kernels(where), file)
+
+
+@bench.command("parity")
+def bench_parity(
+    model: ModelOption = DEFAULT_MODEL,
+    engines: Annotated[
+        Path | None, typer.Option("--engines", help="The engine set's folder. Default: what `generate` would take.")
+    ] = None,
+    graph: Annotated[list[str] | None, typer.Option("--graph", help="This graph only; may be repeated.")] = None,
+    bisect: Annotated[
+        bool,
+        typer.Option("--bisect", help="Find the first bad tensor of each graph named, or else of those that fail."),
+    ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="For --bisect, the weights of the set. Default: what `pull` brought."),
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open engines of any origin: they are code.")] = False,
+    file: FileOption = None,
+) -> None:
+    """How far each engine is from its reference on this machine, how fast, and where one goes wrong."""
+    from stt2v.bench.parity import measure, search
+    from stt2v.engine.console import progress_on
+
+    if bisect:
+        need_export("bench parity --bisect", "torch", "polygraphy")
+    with progress_on(sys.stderr) as progress:
+        measured = measure(engines or find_set(model), graph or (), trust, progress)
+        if bisect:
+            measured = search(measured, graph or (), weights, progress)
+    _report(measured, file)
 
 
 def _report(measured: Report, file: Path | None) -> None:

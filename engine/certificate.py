@@ -5,6 +5,7 @@ the card, a library. So nothing is made with a set before each of its engines ha
 """
 
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -68,14 +69,24 @@ def _timed(engine: Engine, inputs: Values) -> tuple[dict[str, Value], float]:
 def make_certificate(directory: Path, manifest: Manifest, progress: Progress | None = None) -> tuple[Parity, ...]:
     """Run every engine of the set in `directory`, which was admitted, and write its certificate, where it may.
 
-    What the package ships stays as it is pinned. Raises EngineSetError when the set has no reference for an engine,
-    BackendError when a backend cannot be opened.
+    What the package ships stays as it is pinned. Raises what `measured_rows` does.
     """
-    watcher = progress or Silent()
+    rows = tuple(measured_rows(directory, manifest, progress or Silent()))
+    if directory.parent != SHIPPED:
+        with suppress(OSError):  # a set that is only read from is certified again the next time
+            write_parity(directory, rows)
+            seal(directory, PARITY)
+    return rows
+
+
+def measured_rows(directory: Path, manifest: Manifest, watcher: Progress) -> Iterator[Parity]:
+    """Run the engines of `manifest`, which lie in `directory`, one after the other.
+
+    Raises EngineSetError when the set has no reference for an engine, BackendError when a backend cannot be opened.
+    """
     before = {row.graph: row.fell_back_from for row in read_parity(directory)}
     backends = opened_backends(manifest)
     watcher.stage("certify", len(manifest.engines))
-    rows = []
     for entry in manifest.engines:
         name = entry.spec.name
         reference = read_reference(directory, name)
@@ -84,13 +95,8 @@ def make_certificate(directory: Path, manifest: Manifest, progress: Progress | N
                 f"engine set {directory} has no reference to check engine {name!r} by; run `stt2v build-engines` again"
             )
         row = certify(backends[entry.backend, entry.target], directory / entry.file, entry, reference)
-        rows.append(replace(row, fell_back_from=before.get(name, ())))
         watcher.advance("certify", graph=name)
-    if directory.parent != SHIPPED:
-        with suppress(OSError):  # a set that is only read from is certified again the next time
-            write_parity(directory, rows)
-            seal(directory, PARITY)
-    return tuple(rows)
+        yield replace(row, fell_back_from=before.get(name, ()))
 
 
 def check_certificate(

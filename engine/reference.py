@@ -90,7 +90,7 @@ class Sample:
     @classmethod
     def of(cls, output: Any) -> "Sample":
         array = np.asarray(output)
-        return cls(spread(array, KEPT).astype(np.float32), array.shape, norm(array), bool(np.ptp(array) == 0.0))
+        return cls(spread(array, KEPT).astype(np.float32), array.shape, norm(array), bool(array.min() == array.max()))
 
 
 @dataclass(frozen=True)

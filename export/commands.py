@@ -49,7 +49,7 @@ def build_engines(
     """Compile an engine set, or go on with it. Needs the extra `export`."""
     from stt2v.engine.console import progress_on
 
-    _need_export("build-engines", "torch")
+    need_export("build-engines", "torch")
     from stt2v.export.build_model import model_build, run_planned
     from stt2v.export.build_plan import plan_build
 
@@ -72,7 +72,7 @@ def pull(
     """Download a model's published weights, or go on with it. Needs the extra `export`."""
     from stt2v.engine.console import progress_on
 
-    _need_export("pull", "huggingface_hub", "torch")
+    need_export("pull", "huggingface_hub", "torch")
     from stt2v.export.pull import pull_model
 
     with progress_on(sys.stderr) as progress:
@@ -80,7 +80,8 @@ def pull(
     say(f"{pulled.folder}: {f'{len(pulled.made)} files are new' if pulled.made else 'is complete, nothing to do'}")
 
 
-def _need_export(command: str, *modules: str) -> None:
+def need_export(command: str, *modules: str) -> None:
+    """Raise ExportError unless what `command` needs of the extra `export` is installed."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise ExportError(f"{command} needs {module}, which is not installed; pip install 'stt2v[export]'")
