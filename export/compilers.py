@@ -69,7 +69,7 @@ class Compiler(Protocol):
         ...
 
 
-COMPILERS = MappingProxyType({"onnxruntime": "to_ort", "tensorrt-rtx": "to_trt_rtx"})
+COMPILERS = MappingProxyType({"onnxruntime": "to_ort", "tensorrt-rtx": "to_trt_rtx", "tensorrt": "to_trt"})
 """Backend name -> module beside this one that has `compiler() -> Compiler`."""
 
 

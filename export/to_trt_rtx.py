@@ -15,6 +15,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from stt2v.engine.backends import runs_here
 from stt2v.engine.errors import ExportError, UsageError
 from stt2v.engine.manifest import EngineEntry
 from stt2v.export.capture import Program
@@ -51,29 +52,30 @@ class TrtRtxCompiler:
         return {name: version(name) for name in ("torch", "onnxscript", "tensorrt-rtx")}
 
     def own_target(self) -> str:
-        target = _card()
+        target = card_here()
         if target not in self.targets:
             found = f"a card of {target}" if target else "no NVIDIA card"
             raise UsageError(f"this machine has {found}: give --target, one or more of {', '.join(self.targets)}")
         return target
 
     def runs_here(self, target: str) -> bool:
-        return False
+        return runs_here("tensorrt-rtx", target)
 
     @contextmanager
-    def opened(self, directory: Path, target: str) -> Iterator["TrtRtxCompile"]:
-        yield TrtRtxCompile(directory, target)
+    def opened(self, directory: Path, target: str) -> Iterator["TrtCompile"]:
+        yield TrtCompile("tensorrt_rtx", directory, target)
 
 
 @dataclass(frozen=True)
-class TrtRtxCompile:
-    """The engines of one set, each with its own weights inside."""
+class TrtCompile:
+    """The engines of one set, each with its own weights inside, by the library of that name."""
 
+    library: str
     directory: Path
     target: str
 
     def __call__(self, program: Program) -> Finish:
-        job = _Job(program.spec.name, self.directory, self.target)
+        job = _Job(program.spec.name, self.library, self.directory, self.target)
         attentions = job.translate(program)
         return lambda: job.build(attentions)
 
@@ -86,6 +88,7 @@ class _Job:
     """One engine in the making. What lies in `folder` goes when it is built."""
 
     name: str
+    library: str
     directory: Path
     target: str
 
@@ -109,10 +112,10 @@ class _Job:
             shutil.rmtree(self.folder)
         figures = {key: int(found[1]) for key, pattern in FIGURES.items() if (found := re.search(pattern, log))}
         if len(figures) < len(FIGURES):
-            raise ExportError(f"graph {self.name!r}: the log of TensorRT-RTX lacks its memory figures; {_tail(log)}")
+            raise ExportError(f"graph {self.name!r}: the log of {self.library} lacks its memory figures; {_tail(log)}")
         fused = len(FUSED.findall(log))
         fusible = sum(half and count > 1 and width in FUSED_HEAD_WIDTHS for count, width, half in attentions)
-        if fused < fusible:
+        if self._is_rtx and fused < fusible:
             raise ExportError(
                 f"graph {self.name!r}: TensorRT-RTX fused {fused} of {fusible} attentions, expected all; they would be "
                 "slow and take much memory, so write them as scaled dot-product attention that it has a kernel for"
@@ -121,13 +124,18 @@ class _Job:
         return Compiled(self._engine.name, figures["weight_bytes"], figures["activation_bytes"], notes)
 
     @property
+    def _is_rtx(self) -> bool:
+        return self.library == "tensorrt_rtx"
+
+    @property
     def _engine(self) -> Path:
         return self.directory / f"{self.name}.engine"
 
     def _run_builder(self) -> str:
         """The log of a build that has succeeded."""
-        command = [sys.executable, "-P", "-m", "stt2v.export.trt_rtx_builder"]
-        arguments = [str(self.folder / "model.onnx"), str(self._engine), *self.target.split("+")]
+        command = [sys.executable, "-P", "-m", "stt2v.export.trt_builder", self.library]
+        targets = self.target.split("+") if self._is_rtx else []
+        arguments = [str(self.folder / "model.onnx"), str(self._engine), *targets]
         path = self.folder / "log.txt"
         with path.open("wb") as file:
             status = subprocess.run([*command, *arguments], stdout=file, stderr=file).returncode
@@ -136,7 +144,7 @@ class _Job:
             reason = f"was ended by signal {-status}" if status < 0 else "failed"
             if -status == signal.SIGKILL:
                 reason += ", most likely for lack of memory (it takes about four times the weights)"
-            raise ExportError(f"graph {self.name!r}: TensorRT-RTX {reason} for {self.target}; {_tail(log)}")
+            raise ExportError(f"graph {self.name!r}: {self.library} {reason} for {self.target}; {_tail(log)}")
         return log
 
 
@@ -153,7 +161,7 @@ def _tail(log: str) -> str:
     return "its log ends: " + " | ".join(line.strip()[:LONGEST] for line in lines[-SHOWN:])
 
 
-def _card() -> str | None:
+def card_here() -> str | None:
     """The target that the first card of this machine is."""
     query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     if shutil.which(query[0]) is None:
@@ -163,10 +171,15 @@ def _card() -> str | None:
     return f"sm_{found[1]}{found[2]}" if found else None
 
 
+def need_library(backend: str, library: str) -> None:
+    """Raise ExportError unless the library of `backend` is installed."""
+    if importlib.util.find_spec(library) is None:
+        raise ExportError(
+            f"backend {backend!r} needs {library}, which is not installed; pip install 'stt2v[{backend}]'"
+        )
+
+
 def compiler() -> TrtRtxCompiler:
     """The compiler of this file. Raises ExportError when TensorRT-RTX is not installed."""
-    if importlib.util.find_spec("tensorrt_rtx") is None:
-        raise ExportError(
-            "backend 'tensorrt-rtx' needs tensorrt_rtx, which is not installed; pip install 'stt2v[tensorrt-rtx]'"
-        )
+    need_library("tensorrt-rtx", "tensorrt_rtx")
     return TrtRtxCompiler()

@@ -17,10 +17,12 @@ from stt2v.engine.trust import admit
 from stt2v.export import to_trt_rtx
 from stt2v.export.build import build_engine_set
 from stt2v.export.build_model import model_build
-from stt2v.export.compilers import find_compiler
+from stt2v.export.compilers import compiler_of, find_compiler
 from stt2v.export.families import i2vgen_xl
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.recipes import recipe_for
+from stt2v.export.to_trt import TrtCompiler
+from stt2v.export.to_trt_rtx import TrtCompile
 
 pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
 
@@ -155,7 +157,7 @@ def test_lost_fusion_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_failure_tells_the_end_of_the_log_and_leaves_nothing(tmp_path: Path) -> None:
     graph = Graph("det", Determinant(), {"x": torch.eye(3)[None]}, ("y",))
-    with pytest.raises(ExportError, match=r"graph 'det': TensorRT-RTX failed for sm_89; its log ends: .*Det") as error:
+    with pytest.raises(ExportError, match=r"graph 'det': tensorrt_rtx failed for sm_89; its log ends: .*Det") as error:
         build(tmp_path, "det", lambda: graph, "fp32", "sm_89")
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -215,3 +217,19 @@ def test_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_trt_rtx.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"pip install 'stt2v\[tensorrt-rtx\]'"):
         to_trt_rtx.compiler()
+
+
+def test_tensorrt_is_built_where_its_card_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card(tmp_path, monkeypatch, "9.0\n")
+    compiler = TrtCompiler()
+    assert compiler.own_target() == "sm_90"
+    with compiler.opened(tmp_path, "sm_90") as compile_program:
+        assert compile_program == TrtCompile("tensorrt", tmp_path, "sm_90")
+    with pytest.raises(UsageError, match="target is sm_89, the card here is sm_90"), compiler.opened(tmp_path, "sm_89"):
+        pass
+
+
+def test_missing_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_trt_rtx.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"'tensorrt' needs tensorrt, .*pip install 'stt2v\[tensorrt\]'"):
+        compiler_of("tensorrt")

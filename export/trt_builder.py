@@ -1,7 +1,9 @@
-"""Builds one TensorRT-RTX engine and ends: a build that fails can spoil every later one of the same process.
+"""Builds one engine of TensorRT-RTX or TensorRT and ends: one that fails can spoil every later one of its process.
 
-    python -m stt2v.export.trt_rtx_builder MODEL.onnx OUT.engine sm_86 [sm_89 ...]
+    python -m stt2v.export.trt_builder tensorrt_rtx MODEL.onnx OUT.engine sm_86 [sm_89 ...]
+    python -m stt2v.export.trt_builder tensorrt MODEL.onnx OUT.engine
 
+TensorRT builds for the card of this machine, TensorRT-RTX for those that are named.
 The log goes to standard output, with the table of layers; the exit status is 1 when there is no engine.
 """
 
@@ -15,7 +17,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 
-trt: Any = importlib.import_module("tensorrt_rtx")  # an extra, and without types
+trt: Any = importlib.import_module(sys.argv[1])  # an extra, and without types
 
 
 class Log(trt.ILogger):  # type: ignore[misc]  # a class without types
@@ -44,9 +46,12 @@ def build(model: Path, engine: Path, targets: list[str]) -> bool:
 
 
 def config_for(builder: Any, targets: list[str]) -> Any:
-    """Build ahead of time for `targets`, and log the layers."""
+    """Let weights be streamed, log the layers, and build ahead of time for `targets`; none is the card that is here."""
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
+    if not targets:
+        return config
     config.num_compute_capabilities = len(targets)  # before any of them: none is the card of this machine
     for index, target in enumerate(targets):
         capability = getattr(trt.ComputeCapability, target.upper().replace("_", ""))
@@ -76,6 +81,6 @@ def end_with_parent() -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    built = build(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    built = build(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     sys.stdout.write(f"Peak Host Memory: {peak_bytes()} bytes\n")
     sys.exit(not built)
