@@ -109,6 +109,7 @@ def test_current_set_is_reused(built) -> None:
     ("changes", "reason"),
     [
         ({"precision": "fp16"}, "precision: was fp32, now fp16"),
+        ({"target": "cuda"}, "target: was cpu, now cuda"),
         ({"model": toys.MODEL | {"family": "other"}}, "model family: was toy, now other"),
         ({"graphs": {"update": toys.update}}, "graph half: no longer part of the model"),
         ({"graphs": {**GRAPHS, "encoder": toys.encoder}}, "graph encoder: new"),
