@@ -18,7 +18,7 @@ from stt2v.engine.runs.interrupt import Interrupt
 from stt2v.engine.runs.keeping import Keeping
 from stt2v.engine.runs.resume import Resumption, resumption
 from stt2v.engine.session import Session
-from stt2v.engine.videos import Made, generate_folder, generate_video
+from stt2v.engine.videos import FRESH, Made, generate_folder, generate_video
 from stt2v.engine.views import NO_VIEWS, Views
 
 OUTPUT, OUTPUT_FOLDER = Path("out.mp4"), Path("out")
@@ -67,7 +67,8 @@ class Job:
             return
         how = self.resumes
         open_run = keeping.new if how is None else lambda request, output: keeping.resumed(how)
-        yield generate_video(session, self.request, self.output, progress, metadata, views, open_run)
+        origin = how.origin if how else FRESH
+        yield generate_video(session, self.request, self.output, progress, metadata, views, open_run, origin)
 
     def _tell_differences(self, session: Session, progress: Progress) -> None:
         """Note what is not here as it was when the video to repeat was made."""

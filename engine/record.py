@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +35,51 @@ SAME_AS_IN_SETTINGS: Mapping[str, Any] = {
 HASH_LENGTH, SHOWN = 64, 12  # hexadecimal digits
 
 
-def record_json(session: "Session", request: Request) -> str:
-    """The record of the video that `session` makes of `request`: its settings, a command, and where its picture was.
+@dataclass(frozen=True)
+class Earlier:
+    """What a take goes on from: the first `chunks` chunks of `video`, which `command` made; perhaps a take itself."""
+
+    chunks: int
+    video: str
+    command: str
+    earlier: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a video comes from, when that is not its request alone: where its picture was, and what it goes on from."""
+
+    picture: Path | None = None
+    earlier: Earlier | None = None
+
+
+def record_json(session: "Session", request: Request, origin: Origin) -> str:
+    """The record of the video that `session` makes of `request`: its settings, where it comes from, and a command.
 
     The command spells every setting, so that a later default does not change what it makes.
     Raises UsageError for a request that cannot be, InputError for its picture.
     """
-    made = session.settings(request)
-    made["command"] = command_line(session.model.name, replace(_request(made), image=request.image))
+    made = session.settings(request) | placed(request, origin)
+    return json.dumps(made | {"command": command_of(made)})
+
+
+def placed(request: Request, origin: Origin) -> dict[str, Any]:
+    """What a record says of where a video comes from."""
+    where: dict[str, Any] = {}
     if isinstance(request.image, Path):
-        made["image_path"] = str(request.image.absolute())
-    return json.dumps(made)
+        where["image_path"] = str((origin.picture or request.image).absolute())
+    if origin.earlier:
+        where["earlier"] = asdict(origin.earlier)
+    return where
+
+
+def command_of(made: Mapping[str, Any]) -> str:
+    """The command that makes what a record is of. Raises KeyError or TypeError when it is none."""
+    picture, earlier = made.get("image_path"), made.get("earlier")
+    command = command_line(made["model"], replace(_request(made), image=Path(picture) if picture else None))
+    if earlier:
+        return f"{command} --resume={shlex.quote(earlier['video'])} --from-chunk={earlier['chunks']}"
+    return command
 
 
 def command_line(model: str, request: Request) -> str:
@@ -116,12 +150,20 @@ class Record:
 
 
 def read_record(path: Path) -> Record:
-    """The record in the video `path`. Raises InputError for a file without one."""
+    """The record in the video `path`. Raises InputError for a file without one, and for a take, which needs another."""
     text = read_comment(path)
     try:
-        return record_of(path, json.loads(text))
-    except (ValueError, RecursionError) as error:
+        record = record_of(path, json.loads(text))
+        earlier: Earlier | None = read_as(Earlier | None, record.made.get("earlier"))
+        command = command_of(record.made)
+    except (ValueError, TypeError, RecursionError) as error:
         raise _no_record(path) from error
+    if earlier:
+        raise InputError(
+            f"video {path} is a take that goes on after {earlier.chunks} chunks of {earlier.video}; make that by"
+            f" `{earlier.command}`, then this by `{command}`"
+        )
+    return record
 
 
 def record_of(path: Path, made: Any) -> Record:

@@ -14,7 +14,7 @@ from stt2v.engine.media.video import check_output
 from stt2v.engine.media.whole import check_place
 from stt2v.engine.plan import RunPlan
 from stt2v.engine.progress import Progress
-from stt2v.engine.record import record_json
+from stt2v.engine.record import Origin, record_json
 from stt2v.engine.request import Request
 from stt2v.engine.runs.interrupt import StopEarly
 from stt2v.engine.runs.record import VIDEO
@@ -27,6 +27,9 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 OpenRun = Callable[[Request, Path], AbstractContextManager[Run]]
 """Opens what is kept of the video that a request makes, given where the video goes."""
+
+
+FRESH = Origin()
 
 
 def unkept(request: Request, output: Path) -> AbstractContextManager[Run]:
@@ -51,6 +54,7 @@ def generate_video(
     metadata: bool = True,
     views: Views = NO_VIEWS,
     open_run: OpenRun = unkept,
+    origin: Origin = FRESH,
 ) -> Made:
     """Make the video of `request` at `output`. Nothing is left there when it fails; what the views show stays.
 
@@ -66,7 +70,7 @@ def generate_video(
         plan, segments = _made(film, plan)
         made = replace(request, num_frames=plan.num_frames)
         with pausing(output):
-            join_videos(segments, output, plan.fps, {"comment": record_json(session, made)} if metadata else {})
+            join_videos(segments, output, plan.fps, {"comment": record_json(session, made, origin)} if metadata else {})
         with run.writing(VIDEO) as path:
             path.write_text(json.dumps({"frames": plan.num_frames}))
     return Made(output, plan, plan != planned)

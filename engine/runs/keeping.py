@@ -11,6 +11,7 @@ from typing import Any
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import InputError, StoppedError, UsageError
 from stt2v.engine.progress import Progress
+from stt2v.engine.record import Origin, placed
 from stt2v.engine.request import Request
 from stt2v.engine.runs.chunks import chunk_unit
 from stt2v.engine.runs.environment import environment
@@ -37,7 +38,7 @@ class Keeping:
     def new(self, request: Request, output: Path) -> Iterator[Run]:
         """The run of a video that begins now. Raises StoppedError when the user has interrupted the one before."""
         self.interrupt.check()
-        with self._kept(self._begun(request, output, 0)) as run:
+        with self._kept(self._begun(request, output, 0, Origin())) as run:
             yield run
 
     @contextmanager
@@ -49,17 +50,18 @@ class Keeping:
                 _check_shared(run, how.kept.record.shared)
                 yield run
             return
-        with self._kept(self._begun(how.request, how.output, how.shared)) as run:
+        with self._kept(self._begun(how.request, how.output, how.shared, how.origin)) as run:
             with Run(how.kept.directory) as other:
                 _check_shared(other, how.shared)
                 for index in range(how.shared):
                     run.adopt(chunk_unit(index), other)
             yield run
 
-    def _begun(self, request: Request, output: Path, shared: int) -> Path:
+    def _begun(self, request: Request, output: Path, shared: int, origin: Origin) -> Path:
         engines = self.session.engines.directory if isinstance(self.session.engines, EngineSet) else None
         picture = request.image if isinstance(request.image, Path) else None
-        directory = begin_run(self.folder, new_record(output, engines, self._made(request), shared), picture)
+        made = self._made(request) | placed(request, origin)
+        directory = begin_run(self.folder, new_record(output, engines, made, shared), picture)
         needed, free = self.session.plan(request).run_bytes, shutil.disk_usage(directory).free
         if free < needed:
             self.progress.note(

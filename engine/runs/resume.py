@@ -1,7 +1,7 @@
 """Going on with a run: as it is, or as another take that shares its first chunks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
@@ -9,8 +9,10 @@ from typing import Any, Final
 from stt2v.engine.errors import UsageError
 from stt2v.engine.models import find_model
 from stt2v.engine.plan import plan_run
+from stt2v.engine.record import Earlier, Origin, command_of
 from stt2v.engine.request import Request
 from stt2v.engine.runs.folder import KeptRun
+from stt2v.engine.typed_json import read_as
 
 LATE: Final = {"num_frames", "fps", "enhancing", "interpolate"}
 """The settings that leave all chunks as they are."""
@@ -24,6 +26,7 @@ class Resumption:
     request: Request
     output: Path
     shared: int | None
+    origin: Origin
 
 
 def resumption(kept: KeptRun, given: Mapping[str, Any], from_chunk: int | None, output: Path | None) -> Resumption:
@@ -35,15 +38,35 @@ def resumption(kept: KeptRun, given: Mapping[str, Any], from_chunk: int | None, 
     before, request = record.again(record.model, {}), record.again(record.model, given)
     changed = _changed(record.model, before, request)
     if from_chunk is None and not changed and (output is None or output.absolute() == own):
-        return Resumption(kept, request, own, None)
+        origin = Origin(_picture(kept, given), _earlier(kept, kept.chunks, other=False))
+        return Resumption(kept, request, own, None, origin)
     if output is None or output.absolute() == own:
         raise UsageError(f"this makes another video than {own}; name it with --output")
     if from_chunk is None and changed - LATE:
         raise UsageError(f"{', '.join(sorted(changed - LATE))} would change chunks that are there; give --from-chunk")
-    chunks = min(kept.chunks, _chunks_alike(record.model, before, request))
+    alike = min(kept.chunks, _chunks_alike(record.model, before, request))
     if from_chunk is not None and not 0 <= from_chunk <= kept.chunks:
         raise UsageError(f"--from-chunk is {from_chunk}, expected 0 to {kept.chunks}, as many as are there")
-    return Resumption(kept, request, output, chunks if from_chunk is None else from_chunk)
+    shared = alike if from_chunk is None else from_chunk
+    earlier = _earlier(kept, shared, other=bool(changed - LATE) or shared > alike)
+    return Resumption(kept, request, output, shared, Origin(_picture(kept, given), earlier))
+
+
+def _picture(kept: KeptRun, given: Mapping[str, Any]) -> Path | None:
+    """Where the picture of the run was when it began; None where another is given."""
+    path = None if "image" in given else kept.record.made.get("image_path")
+    return Path(path) if path else None
+
+
+def _earlier(kept: KeptRun, shared: int, other: bool) -> Earlier | None:
+    """What a video goes on from that keeps the first `shared` chunks of the run; other: the rest is made otherwise."""
+    own: Earlier | None = read_as(Earlier | None, kept.record.made.get("earlier"))
+    if own and shared <= own.chunks:
+        return replace(own, chunks=shared) if shared else None
+    if other and shared:
+        made = kept.record.made
+        return Earlier(shared, kept.record.output, command_of(made), made.get("earlier"))
+    return own
 
 
 def _chunks_alike(name: str, before: Request, after: Request) -> int:
