@@ -15,6 +15,7 @@ from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.lock import build_lock
 from stt2v.engine.manifest import MANIFEST, Manifest, read_manifest
 from stt2v.engine.models import MODELS
+from stt2v.engine.parity import read_parity
 from stt2v.engine.paths import is_file
 from stt2v.engine.seal import check_seal
 from stt2v.engine.store import SHIPPED, check_in_store, leftover_of, store
@@ -108,14 +109,20 @@ def _examined(directory: Path) -> tuple[Manifest | None, State, tuple[str, ...]]
     if of := leftover_of(directory):
         return None, "unfinished", (f"left by a build of {of.name} that was stopped",)
     try:
-        if directory.parent != SHIPPED:
+        if directory.parent == store():
             check_in_store(directory)
         manifest = read_manifest(directory)
         check_seal(directory, MANIFEST)
     except EngineSetError as error:
         return None, "refused", (str(error),)
-    reasons = (*_other_tools(manifest), *_other_declaration(manifest))
+    reasons = (*_other_tools(manifest), *_other_declaration(manifest), *_wrong_engines(directory))
     return manifest, "stale" if reasons else "current", reasons
+
+
+def _wrong_engines(directory: Path) -> Iterator[str]:
+    yield from (
+        f"engine {row.graph}: computes wrongly, {row.found}" for row in read_parity(directory) if not row.passed
+    )
 
 
 def _other_tools(manifest: Manifest) -> Iterator[str]:

@@ -36,7 +36,10 @@ class OrtCompiler:
 
     @contextmanager
     def opened(self, directory: Path, target: str) -> Iterator["OrtCompile"]:
-        with WeightFile(directory / "weights.bin") as weights:
+        path = directory / "weights.bin"
+        if path.exists():  # of the backend that engines of this set fall back from
+            path = directory / "onnxruntime.bin"
+        with WeightFile(path) as weights:
             yield OrtCompile(directory, weights)
 
 

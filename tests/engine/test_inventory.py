@@ -124,6 +124,20 @@ def test_verify_names_the_file(run: Run) -> None:
     assert json.loads(run("verify", "--json")[1])["sets"][str(directory)].startswith(str(directory / "step.onnx"))
 
 
+def test_engine_that_computes_wrongly_makes_its_set_stale(run: Run) -> None:
+    directory = make()
+    write_parity(directory, [Parity("step", 0.05, 0.05, 1e-4, ("y has NaN",))])
+    seal(directory, PARITY)
+    assert "engine step: computes wrongly, rel 0.05, y has NaN, limit 0.0001" in run("list")[1]
+    code, out = run("verify", NAME)
+    assert (code, "computes wrongly on this machine: step" in out) == (1, True)
+
+
+def test_set_in_a_folder_of_its_own(run: Run, tmp_path: Path) -> None:
+    elsewhere = make().rename(tmp_path / "elsewhere")
+    assert run("verify", str(elsewhere)) == (0, f"ok  {elsewhere}\n")
+
+
 def test_prune_removes_what_is_stale_or_left(run: Run) -> None:
     current = make()
     stale = make("tiny-128x64-onnxruntime-cuda-fp32", tools={"onnxruntime": "0.1"})

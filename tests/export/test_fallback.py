@@ -19,7 +19,8 @@ from stt2v.engine.spec import EngineSpec
 from stt2v.engine.trust import admit
 from stt2v.export import engine_builder, to_ort, to_trt_rtx
 from stt2v.export.build import BuiltSet, build_engine_set
-from stt2v.export.fallback import Rung
+from stt2v.export.capture import program_from_graph
+from stt2v.export.fallback import Rung, Workshop
 
 Poison = Callable[[np.ndarray, bool], np.ndarray]
 POISONS: dict[str, tuple[Poison, str]] = {
@@ -113,6 +114,18 @@ def test_falls_back_to_another_backend(tmp_path: Path, monkeypatch: pytest.Monke
     backends = opened_backends(admit(tmp_path / "set"))
     with backends[entry.backend, entry.target].load(tmp_path / "set" / entry.file, entry.spec) as engine:
         assert engine.spec == entry.spec
+
+
+def test_weights_of_another_backend_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"of another")
+    program = program_from_graph(toys.encoder())
+    with Workshop(tmp_path) as workshop:
+        compile_program = workshop.compile_for(Rung("onnxruntime", "cpu", "fp32"))
+        compiled = compile_program(program)()
+        assert workshop.compile_for(Rung("onnxruntime", "cpu", "fp16")) is compile_program
+    assert (tmp_path / "weights.bin").read_bytes() == b"of another"
+    with open_backend("onnxruntime").load(tmp_path / compiled.file, program.spec) as engine:
+        assert engine.spec == program.spec
 
 
 def test_rungs() -> None:
