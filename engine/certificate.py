@@ -5,7 +5,7 @@ the card, a library. So nothing is made with a set before each of its engines ha
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,13 @@ import numpy as np
 
 from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.base import Backend, Engine, Value, Values
-from stt2v.engine.errors import BackendError, EngineSetError, ParityError
+from stt2v.engine.errors import BackendError, EngineSetError, OutOfMemoryError, ParityError
 from stt2v.engine.manifest import PARITY, EngineEntry, Manifest
 from stt2v.engine.parity import Parity, compare, limit_for, read_parity, write_parity
 from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.reference import Reference, read_reference
 from stt2v.engine.seal import seal
+from stt2v.engine.stages.denoise import fused_steps
 from stt2v.engine.store import SHIPPED
 
 Place = tuple[str, str]
@@ -43,8 +44,8 @@ def certify(backend: Backend, path: Path, entry: EngineEntry, reference: Referen
                 outputs, seconds = _timed(engine, inputs)
             row = compare(name, outputs, reference.outputs, limit)
     except BackendError as error:
-        row = Parity(name, np.inf, np.inf, limit, (f"does not run: {error}",))
-        return replace(row, reference=reference.made_in, hardware=backend.hardware)
+        row = Parity(name, np.inf, np.inf, limit, (f"does not run: {error}",), reference.made_in, backend.hardware)
+        return replace(row, fits=not isinstance(error, OutOfMemoryError))
     return replace(
         row,
         reference=reference.made_in,
@@ -101,22 +102,31 @@ def measured_rows(directory: Path, manifest: Manifest, watcher: Progress) -> Ite
 
 def check_certificate(
     directory: Path, manifest: Manifest, progress: Progress | None = None, anew: bool = False
-) -> None:
+) -> frozenset[str]:
     """Make the certificate of a set that has none for this machine, or any set's `anew`.
 
-    Raises ParityError unless all engines passed, and what `make_certificate` raises.
+    Returns the fused steps that ran out of memory, which is no fault where the set has their halves: those are to be
+    used. Raises ParityError unless all engines passed, and what `make_certificate` raises.
     """
     rows = read_parity(directory)
     if anew or not _is_of(rows, manifest):
         if progress:
             progress.note(f"checking each engine of {directory} on this machine, once")
         rows = make_certificate(directory, manifest, progress)
-    wrong = [f"{row.graph} ({row.found})" for row in rows if not row.passed]
+    spared = too_large(rows)
+    wrong = [f"{row.graph} ({row.found})" for row in rows if not row.passed and row.graph not in spared]
     if wrong:
         raise ParityError(
             f"engine set {directory} computes wrongly on this machine: {'; '.join(wrong)}; run `stt2v build-engines` "
             "again here, which tries other precisions and backends, or use another set"
         )
+    return spared
+
+
+def too_large(rows: Collection[Parity]) -> frozenset[str]:
+    """The fused steps among `rows` that ran out of memory and whose halves did not."""
+    fits = {row.graph: row.fits for row in rows}
+    return frozenset(name for name in fused_steps(fits) if not fits[name] and fits[f"{name.removesuffix('step')}half"])
 
 
 def _is_of(rows: tuple[Parity, ...], manifest: Manifest) -> bool:

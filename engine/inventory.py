@@ -121,7 +121,9 @@ def _examined(directory: Path) -> tuple[Manifest | None, State, tuple[str, ...]]
 
 def _wrong_engines(directory: Path) -> Iterator[str]:
     yield from (
-        f"engine {row.graph}: computes wrongly, {row.found}" for row in read_parity(directory) if not row.passed
+        f"engine {row.graph}: computes wrongly, {row.found}"
+        for row in read_parity(directory)
+        if not row.passed and row.fits
     )
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +30,7 @@ class Parity:
     no distance can: NaN, infinity, a constant where the reference varies. `reference` says in which arithmetic that was
     made, `hardware` where the engine ran. `milliseconds` is the best of a few runs; `load_bytes` is what memory loading
     took and `run_bytes` the peak above that, of the host or the device as the backend is. `fell_back_from` are the
-    precisions and backends that were tried before, each with what was wrong.
+    precisions and backends that were tried before, each with what was wrong. One that ran out of memory does not fit.
     """
 
     graph: str
@@ -43,7 +43,8 @@ class Parity:
     milliseconds: float = 0.0
     load_bytes: int = 0
     run_bytes: int = 0
-    fell_back_from: tuple[str, ...] = field(default=())
+    fell_back_from: tuple[str, ...] = ()
+    fits: bool = True
 
     @property
     def passed(self) -> bool:

@@ -97,8 +97,9 @@ class Session(Closing):
         opened = EngineSet.open(directory, backend, trust)
         if opened.model.name != model:
             raise UsageError(f"engine set {opened.directory} is of model {opened.model.name!r}, expected {model!r}")
-        check_certificate(directory, opened.manifest, progress)
-        return cls(opened.model, opened, opened.tokenizers)
+        session = cls(opened.model, opened, opened.tokenizers)
+        session._usable = Without(opened, check_certificate(directory, opened.manifest, progress))
+        return session
 
     def plan(self, request: Request) -> RunPlan:
         """What `request` comes to. Raises UsageError before any work."""

@@ -14,6 +14,7 @@ from stt2v.engine.manifest import EngineEntry, Manifest
 from stt2v.engine.parity import Parity
 from stt2v.engine.progress import Progress
 from stt2v.engine.reference import Reference, read_reference, write_reference
+from stt2v.engine.stages.denoise import fused_steps
 from stt2v.export.capture import Program, program_from_graph
 from stt2v.export.compilers import Compile
 from stt2v.export.fallback import Rung, Workshop
@@ -84,15 +85,20 @@ class EngineBuilder:
         name, stage = entry.spec.name, workshop.stage
         row, tried = self._parity(entry, stage), list[str]()
         for rung in Rung.of(entry).below():
-            if row.passed:
+            if row.passed or self._spares(row):
                 break
             tried.append(f"{Rung.of(entry)}: {row.found}")
             self.progress.note(f"{name} falls back to {rung}, because {tried[-1]}")
             (stage / entry.file).unlink(missing_ok=True)
             entry = self.begin(name, rung, workshop.compile_for(rung))()
             row = self._parity(entry, stage)
-        row.check()
+        if not self._spares(row):
+            row.check()
         return entry, replace(row, fell_back_from=tuple(tried))
+
+    def _spares(self, row: Parity) -> bool:
+        """Whether the set can do without an engine that ran out of memory: nothing else would take less."""
+        return not row.fits and row.graph in fused_steps(self.graphs)
 
     def _parity(self, entry: EngineEntry, stage: Path) -> Parity:
         reference = self.refer(entry, stage)

@@ -107,7 +107,9 @@ def _changes(engine: Finished, program: Program) -> Iterator[str]:
         yield f"graph {entry.spec.name}: changed"
     if entry.weights_hash != program.weights_hash:
         yield f"weights of {entry.spec.name}: changed"
-    yield from (f"engine {row.graph}: computes wrongly, {row.found}" for row in engine.parity if not row.passed)
+    yield from (
+        f"engine {row.graph}: computes wrongly, {row.found}" for row in engine.parity if not row.passed and row.fits
+    )
 
 
 def _facts(built: Manifest, wanted: Manifest) -> Iterator[str]:

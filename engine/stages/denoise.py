@@ -1,6 +1,6 @@
 """Denoising: the steps of one chunk (or one clip), whatever the model and solver."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,8 +91,8 @@ def guided_step(engines: Mapping[str, Engine], name: str = "step") -> WatchedSte
     return WatchedStep(HalvedStep(engines[f"{prefix}half"], engines[own if own in engines else "update"]), stage)
 
 
-def fused_steps(engines: Mapping[str, Engine]) -> list[str]:
-    """The fused steps that `engines` can also do by halves."""
+def fused_steps(engines: Collection[str]) -> list[str]:
+    """The fused steps among the names of `engines` that can also be done by halves."""
     return [name for name in engines if name.endswith("step") and f"{name.removesuffix('step')}half" in engines]
 
 

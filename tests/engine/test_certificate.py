@@ -10,7 +10,7 @@ import pytest
 
 from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.cuda import Device
-from stt2v.engine.backends.fake_cuda import FakeCuda
+from stt2v.engine.backends.fake_cuda import CudaError, FakeCuda
 from stt2v.engine.backends.fake_tensorrt import FakeTensorRt, plan_of
 from stt2v.engine.backends.memory import DeviceMeter, HostMeter
 from stt2v.engine.backends.tensorrt import TensorRtBackend
@@ -18,12 +18,13 @@ from stt2v.engine.certificate import certify, check_certificate, make_certificat
 from stt2v.engine.errors import BackendError, EngineSetError, ParityError
 from stt2v.engine.manifest import MANIFEST, PARITY, EngineEntry, Manifest, file_entries, write_manifest
 from stt2v.engine.models import find_model
-from stt2v.engine.parity import read_parity, write_parity
+from stt2v.engine.parity import Parity, read_parity, write_parity
 from stt2v.engine.progress import Silent
 from stt2v.engine.reference import Reference, write_reference
 from stt2v.engine.seal import check_seal, seal
 from stt2v.engine.session import Session
 from stt2v.engine.spec import EngineSpec, TensorSpec
+from stt2v.engine.stages.denoise import FusedStep, HalvedStep, guided_step
 from stt2v.engine.store import SHIPPED, built_set
 
 SHAPE = (100, 90)
@@ -120,6 +121,38 @@ def test_what_an_engine_fell_back_from_is_not_forgotten(tmp_path: Path) -> None:
     (row,) = make_certificate(tmp_path / "set", manifest)
     write_parity(tmp_path / "set", [replace(row, fell_back_from=("fp8 on inductor: y has NaN",))])
     assert make_certificate(tmp_path / "set", manifest)[0].fell_back_from == ("fp8 on inductor: y has NaN",)
+
+
+def test_fused_step_that_does_not_fit_is_done_by_halves(tmp_path: Path) -> None:
+    small = built_set(find_model("tiny"), "onnxruntime", "cpu", "fp32")
+    shutil.copytree(SHIPPED / "tiny", small)
+    seal(small, MANIFEST)
+    rows = {row.graph: row for row in read_parity(small)}
+    too_large = {"rel": np.inf, "problems": ("does not run: memory ran out",), "fits": False}
+
+    def note(**changes: Parity) -> None:
+        write_parity(small, (rows | changes).values())
+        seal(small, PARITY)
+
+    note(step=replace(rows["step"], **too_large))
+    with Session.open("tiny") as session:
+        assert session.engines.directory == small
+        assert isinstance(guided_step(session._usable).step, HalvedStep)
+        assert isinstance(guided_step(session._usable, "first_step").step, FusedStep)
+    note(step=replace(rows["step"], **too_large), half=replace(rows["half"], **too_large))
+    with pytest.raises(ParityError, match=r"step \(rel inf, does not run: memory ran out.*half \(rel inf"):
+        Session.open("tiny", small)
+
+
+def test_lack_of_memory_is_told_apart(tmp_path: Path) -> None:
+    api = FakeCuda()
+    rtx = TensorRtBackend("tensorrt-rtx", FakeTensorRt(api), Device(api))
+    (tmp_path / "scale.engine").write_bytes(plan_of(SPEC))
+    entry = EngineEntry(SPEC, "scale.engine", "tensorrt-rtx", "sm_89", "fp16", "g", "w", 0, 0, 1.0)
+    for status, fits in ((CudaError.cudaErrorMemoryAllocation, False), (CudaError.cudaErrorInvalidValue, True)):
+        api.failures["cudaMalloc"] = status
+        row = certify(rtx, tmp_path / "scale.engine", entry, reference())
+        assert (row.passed, row.fits) == (False, fits)
 
 
 def test_set_that_computes_wrongly_makes_way_for_the_next(tmp_path: Path) -> None:
