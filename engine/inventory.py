@@ -120,11 +120,13 @@ def _examined(directory: Path) -> tuple[Manifest | None, State, tuple[str, ...]]
 
 
 def _wrong_engines(directory: Path) -> Iterator[str]:
-    yield from (
-        f"engine {row.graph}: computes wrongly, {row.found}"
-        for row in read_parity(directory)
-        if not row.passed and row.fits
-    )
+    try:
+        rows = read_parity(directory)
+    except EngineSetError as error:
+        yield str(error)
+    else:
+        wrong = (row for row in rows if not row.passed and row.fits)
+        yield from (f"engine {row.graph}: computes wrongly, {row.found}" for row in wrong)
 
 
 def _other_tools(manifest: Manifest) -> Iterator[str]:

@@ -133,6 +133,12 @@ def test_engine_that_computes_wrongly_makes_its_set_stale(run: Run) -> None:
     assert (code, "computes wrongly on this machine: step" in out) == (1, True)
 
 
+def test_damaged_certificate_is_a_reason(run: Run) -> None:
+    (make() / PARITY).write_text("[3]")
+    assert "parity.json: is no certificate" in run("list")[1]
+    assert run("verify", NAME)[0] == 1
+
+
 def test_set_in_a_folder_of_its_own(run: Run, tmp_path: Path) -> None:
     elsewhere = make().rename(tmp_path / "elsewhere")
     assert run("verify", str(elsewhere)) == (0, f"ok  {elsewhere}\n")
