@@ -92,7 +92,12 @@ class Lines:
         if count.done < count.total and now - count.last < PAUSE:
             return
         count.last = now
-        parts = (f"{name}: {count.done}/{count.total}", _words(info), count.when(now), _peak_memory())
+        parts = (
+            f"{name}: {count.done}/{count.total}",
+            _words(info),
+            "" if "left" in info else count.when(now),
+            _peak_memory(),
+        )
         self.note(", ".join(filter(None, parts)))
 
     def note(self, line: str) -> None:

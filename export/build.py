@@ -200,4 +200,4 @@ def _resumable(maker: SetMaker) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit) as stop:
         if not maker.finished:
             raise
-        raise StoppedError(f"stopped with {maker.finished} engines finished; {GO_ON}") from stop
+        raise StoppedError(f"stopped with {maker.finished} of {maker.wanted} engines finished; {GO_ON}") from stop

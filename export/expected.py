@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
+from stt2v.engine.duration import in_time
 from stt2v.engine.progress import Progress
 
 BEAT = 10.0
@@ -52,14 +53,14 @@ class ExpectedProgress:
         self._ended.set()
         self._thread.join()
 
-    def _expected(self, graph: object) -> dict[str, Any]:
-        words: dict[str, Any] = {}
+    def _expected(self, graph: object) -> dict[str, str]:
+        words: dict[str, str] = {}
         if isinstance(graph, str) and (whole := self._left.get(graph)) is not None:
-            words["of"] = whole
+            words["of"] = in_time(whole)
         known = [seconds for seconds in self._left.values() if seconds is not None]
         if known:
             gone = sum(time.monotonic() - began for began, _ in self._running.values())
-            words["left"] = max(0.0, sum(known) - gone)
+            words["left"] = in_time(max(0.0, sum(known) - gone))
         return words
 
     def _speak(self) -> None:

@@ -68,17 +68,21 @@ class SetMaker:
         """How many engines are there."""
         return len(self._entries)
 
+    @property
+    def wanted(self) -> int:
+        """How many engines there will be."""
+        return len(self._builder.graphs)
+
     def check_complete(self) -> None:
         """Raise ExportError when an engine failed, StoppedError when some were left out."""
         failed = [outcome.reason for outcome in self.outcomes.values() if outcome.action == "failed"]
         if failed and not self.finished:
             raise ExportError("; ".join(failed))
         if failed:
-            raise ExportError(
-                f"{len(failed)} engines failed, {self.finished} are kept and {GO_ON}: {'; '.join(failed)}"
-            )
-        if left := len(self._builder.graphs) - self.finished:
-            raise StoppedError(f"{self.finished} engines are finished, {left} are left; {GO_ON}")
+            kept = f"{self.finished} are kept and {GO_ON}"
+            raise ExportError(f"{len(failed)} of {self.wanted} engines failed, {kept}: {'; '.join(failed)}")
+        if self.finished < self.wanted:
+            raise StoppedError(f"{self.finished} of {self.wanted} engines are finished; {GO_ON}")
 
     def finish(self, files: Mapping[str, str]) -> tuple[Manifest, tuple[Parity, ...]]:
         """Write and seal what stands beside the engines."""

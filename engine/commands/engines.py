@@ -36,10 +36,7 @@ def list_sets(as_json: JsonOption = False) -> None:
         say_json({"sets": [found.to_json() for found in sets]})
         return
     for found in sets:
-        used = f"last used {found.used:%Y-%m-%d %H:%M}" if found.used else "not used yet"
-        where = "shipped" if found.directory.parent == SHIPPED else used
-        elsewhere = "" if found.runs_here or not found.manifest else ", not for this machine"
-        say(f"{found.state:10} {in_words(found.bytes):>9}  {found.name} ({where}{elsewhere})")
+        say(f"{found.state:10} {in_words(found.bytes):>9}  {found.name}{_notes(found)}")
         for reason in found.reasons:
             say(f"           {reason}")
 
@@ -124,6 +121,15 @@ def _fault(found: StoredSet, on_card: bool, progress: Progress) -> str | None:
     except (EngineSetError, BackendError) as error:
         return str(error)
     return None
+
+
+def _notes(found: StoredSet) -> str:
+    """What else is to be known of a set, in brackets."""
+    if found.manifest is None:
+        return ""
+    used = f"last used {found.used:%Y-%m-%d %H:%M}" if found.used else "not used yet"
+    where = "shipped" if found.directory.parent == SHIPPED else used
+    return f" ({where})" if found.runs_here else f" ({where}, not for this machine)"
 
 
 def _where_weights_are(found: StoredSet) -> str:
