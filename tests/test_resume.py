@@ -93,7 +93,6 @@ def test_killed_at_random_moments_it_makes_the_same_video(
         _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     np.testing.assert_array_equal(frames(output), frames(whole))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out.mp4"]
     assert not list((tmp_path / "home").rglob(".part-*"))
 
 
