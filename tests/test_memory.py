@@ -14,7 +14,7 @@ from stt2v.cli import main
 assert main(sys.argv[1:]) == 0
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-LARGEST_PEAK = 900  # MiB, for 1280x720, of which a chunk of 25 frames of 640x360 in float32 takes 66
+LARGEST_PEAK = 600  # MiB: libraries, a chunk of 25 frames of 640x360 in float32 (66), and what x264 looks ahead in 720p
 
 
 def frame_path(num_frames: int, output: Path) -> int:
