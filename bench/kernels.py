@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stt2v.bench.timing import Ceilings, Timing, device_name, measure_ceilings, time_calls
+from stt2v.bench.timing import Ceilings, Timing, device_name, measure_ceilings, recorded, time_calls
 from stt2v.kernels.attention import attention_reference, long_attention, short_attention
 from stt2v.kernels.fp8 import fp8_product, quantised_rows
 from stt2v.kernels.geglu import Tiling, geglu, geglu_reference, tiled_geglu
@@ -102,13 +102,13 @@ def measure_kernels(device: str) -> KernelReport:
 def _measure(case: Case, device: str, ceilings: Ceilings) -> Iterator[Row]:
     torch._dynamo.reset()
     compiled = torch.compile(case.reference, dynamic=False)
-    eager = time_calls(lambda: case.reference(*case.arguments), device, CALLS)
-    by_compiler = time_calls(lambda: compiled(*case.arguments), device, CALLS)
+    eager = time_calls(recorded(lambda: case.reference(*case.arguments), device), device, CALLS)
+    by_compiler = time_calls(recorded(lambda: compiled(*case.arguments), device), device, CALLS)
     floor = max(case.operations / ceilings.teraflops / 1e9, case.moved / ceilings.gigabytes / 1e6)
     expected = case.reference(*(tensor.float() for tensor in case.arguments))
     for name, function in case.functions.items():
         rel = float((function(*case.arguments).float() - expected).norm() / expected.norm())
-        time = time_calls(functools.partial(function, *case.arguments), device, CALLS)
+        time = time_calls(recorded(functools.partial(function, *case.arguments), device), device, CALLS)
         rates = case.operations / time.median / 1e9, case.moved / time.median / 1e6
         yield Row(" ".join(filter(None, (case.name, name))), case.size, time, eager, by_compiler, rel, *rates, floor)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from multiprocessing.synchronize import Lock
 from typing import Any
 
 import torch
@@ -105,18 +104,17 @@ def measure_step(
             raise UsageError(f"variant {name!r} is not known; choose one of {', '.join(VARIANTS)}")
     pairs = list(itertools.product(graphs, variants))
     progress.stage("bench", len(pairs))
+    # A reference takes the most memory by far, so each has the device for itself.
+    references = {graph: _Worker.start(model, graph, REFERENCE, device).finish() for graph in graphs}
     end = None if patience is None else time.monotonic() + patience
-    turn = multiprocessing.get_context("spawn").Lock()
-    workers = {
-        pair: _Worker.start(model, *pair, device, turn) for pair in itertools.product(graphs, (REFERENCE, *variants))
-    }
+    workers = {pair: _Worker.start(model, *pair, device) for pair in pairs}
     words = {pair: worker.receive(end) for pair, worker in workers.items()}  # all are ready before any is timed
     ceilings = measure_ceilings(device)
     rows = []
     for graph, variant in pairs:
         ready = words[graph, variant] == READY
         outcome = workers[graph, variant].measure() if ready else words[graph, variant]
-        rows.append(_row(graph, variant, outcome, words[graph, REFERENCE]))
+        rows.append(_row(graph, variant, outcome, references[graph]))
         progress.advance("bench")
     return StepReport(model, device_name(device), torch.__version__, ceilings, tuple(rows))
 
@@ -129,10 +127,10 @@ class _Worker:
     pipe: Connection
 
     @classmethod
-    def start(cls, model: str, graph: str, variant: str, device: str, turn: Lock) -> "_Worker":
+    def start(cls, model: str, graph: str, variant: str, device: str) -> "_Worker":
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, model, graph, variant, device, turn))
+        process = context.Process(target=serve, args=(theirs, model, graph, variant, device))
         process.start()
         theirs.close()
         return cls(process, ours)
@@ -150,8 +148,12 @@ class _Worker:
             return f"the process ended with code {self.process.exitcode} and no word; most likely memory ran out"
 
     def measure(self) -> Any:
-        """Have it measure, and wait until it has given back its memory."""
+        """Have it measure."""
         self.pipe.send("go")
+        return self.finish()
+
+    def finish(self) -> Any:
+        """The last that it says, once it has given back its memory."""
         outcome = self.receive()
         self.process.join()
         return outcome

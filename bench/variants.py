@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stt2v.engine.backends.inductor import tuned_convolutions
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.graph import Graph
 from stt2v.export.precision import in_precision
@@ -56,11 +57,16 @@ def engine(precision: str) -> Prepare:
 
     def prepare(graph: Graph, device: str) -> tuple[Call, Mapping[str, int]]:
         made = on_device(in_precision(graph, precision), device)
-        program, counts = lower(exported_from_graph(made), precision, device)
+        program, counts = lower(exported_from_graph(made), device)
         inputs = list(made.inputs.values())
         artifact: Any = compile_flat(program, inputs)
         weights = list(program.weights.values())
-        return lambda: tuple(artifact(*weights, *inputs)), counts
+
+        def call() -> tuple[Tensor, ...]:
+            with tuned_convolutions():
+                return tuple(artifact(*weights, *inputs))
+
+        return call, counts
 
     return prepare
 

@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Lock
 from typing import Any
 
 import numpy.typing as npt
@@ -36,19 +35,18 @@ class Result:
     profile: tuple[tuple[str, int, float], ...] = field(default=())  # kernel, calls, milliseconds
 
 
-def serve(pipe: Connection, model: str, graph: str, variant: str, device: str, turn: Lock) -> None:
+def serve(pipe: Connection, model: str, graph: str, variant: str, device: str) -> None:
     """Make the variant ready, say so, and measure it when told. What goes wrong is sent as text.
 
-    The reference is not timed and says nothing in between. It needs the most memory, so references take turns.
+    The reference is not timed and says nothing in between.
     """
     try:
         with torch.no_grad():
             start = time.monotonic()
             made = recipe_for(find_model(model), None).graphs[graph]()
             if variant == REFERENCE:
-                with turn:
-                    call, _ = reference(made, device)
-                    pipe.send(_outputs(call))
+                call, _ = reference(made, device)
+                pipe.send(_outputs(call))
                 return
             call, notes = VARIANTS[variant](made, device)
             del made

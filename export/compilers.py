@@ -69,7 +69,9 @@ class Compiler(Protocol):
         ...
 
 
-COMPILERS = MappingProxyType({"onnxruntime": "to_ort", "tensorrt-rtx": "to_trt_rtx", "tensorrt": "to_trt"})
+COMPILERS = MappingProxyType(
+    {"onnxruntime": "to_ort", "inductor": "to_inductor", "tensorrt-rtx": "to_trt_rtx", "tensorrt": "to_trt"}
+)
 """Backend name -> module beside this one that has `compiler() -> Compiler`."""
 
 

@@ -14,16 +14,16 @@ from stt2v.kernels.fp8 import LARGEST, PRODUCT, SMALLEST_SCALE, TYPE, quantised_
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
-FEWEST_ROWS = 512  # below, a product is bound by its weights and quantising costs more than it saves
+FEWEST_ROWS, FEWEST_WEIGHTS = 512, 1 << 20  # below, quantising costs more than it saves
 GRANULE = 16  # rows and columns of a product in FP8 come in multiples
 
 
-def quantise(program: FlatProgram) -> tuple[FlatProgram, int]:
-    """`program` with its large linear layers in FP8, and how many there are."""
+def quantise(program: FlatProgram, fewest: int = FEWEST_WEIGHTS) -> tuple[FlatProgram, int]:
+    """`program` with its linear layers of `fewest` weights and more in FP8, and how many there are."""
     weights = dict(program.weights)
     count = 0
     for node in list(program.module.graph.find_nodes(op="call_function", target=aten.linear.default)):
-        if not _worthwhile(node, weights):
+        if not _worthwhile(node, weights, fewest):
             continue
         place = node.args[1]
         weights[place.name], scale = quantised_rows(weights[place.name])
@@ -41,12 +41,12 @@ def quantise(program: FlatProgram) -> tuple[FlatProgram, int]:
     return FlatProgram(program.module, {name: weights[name] for name in names if name in weights}), count
 
 
-def _worthwhile(node: Node, weights: dict[str, Tensor]) -> bool:
+def _worthwhile(node: Node, weights: dict[str, Tensor], fewest: int) -> bool:
     x, weight = node.args[0].meta["val"], node.args[1]
     if weight.name not in weights or len(weight.users) > 1:
         return False
     rows, shape = x.numel() // x.shape[-1], weights[weight.name].shape
-    return rows >= FEWEST_ROWS and not any(size % GRANULE for size in shape)
+    return rows >= FEWEST_ROWS and shape.numel() >= fewest and not any(size % GRANULE for size in shape)
 
 
 def _product(node: Node, weight: Node, scales: Node) -> Node:

@@ -10,6 +10,7 @@ from stt2v.engine.errors import BackendError, UsageError
 BACKENDS = MappingProxyType(
     {
         "onnxruntime": ("ort", "open_on", "cpu"),
+        "inductor": ("inductor", "open_on", "export"),
         "tensorrt-rtx": ("tensorrt", "open_rtx", "tensorrt-rtx"),
         "tensorrt": ("tensorrt", "open_tensorrt", "tensorrt"),
     }

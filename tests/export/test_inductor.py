@@ -1,0 +1,101 @@
+"""Inductor engines: compiled when they are built, loaded without compiling, weights in one file."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+
+from stt2v.engine.backends.inductor import TABLE, open_on
+from stt2v.engine.errors import BackendError, UsageError
+from stt2v.engine.manifest import read_manifest
+from stt2v.engine.models import find_model
+from stt2v.export.build import BuiltSet, build_engine_set
+from stt2v.export.recipes import recipe_for
+
+LOAD = """
+import sys
+from pathlib import Path
+import torch._inductor.cpp_builder as builder
+from stt2v.engine.backends import open_backend
+from stt2v.engine.certificate import certify
+from stt2v.engine.reference import read_reference
+from stt2v.engine.trust import admit
+
+def refuse(self):
+    raise AssertionError("compiled at load")
+
+builder.CppBuilder.build = refuse
+directory = Path(sys.argv[1])
+for entry in admit(directory).engines:
+    reference = read_reference(directory, entry.spec.name)
+    certify(open_backend("inductor", "cpu"), directory / entry.file, entry, reference).check()
+    print(entry.spec.name)
+"""
+"""Run in a process of its own: certifies every engine of the set that it is given."""
+
+
+def build(directory: Path, names: Sequence[str]) -> BuiltSet:
+    graphs = {name: toys.GRAPHS[name] for name in names}
+    return build_engine_set(toys.MODEL, graphs, "inductor", "fp32", "cpu", directory)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltSet:
+    return build(tmp_path_factory.mktemp("inductor") / "set", ["encoder", "update"])
+
+
+def loaded_elsewhere(directory: Path) -> list[str]:
+    """The engines that a fresh process, which is not able to compile, finds in parity."""
+    done = subprocess.run([sys.executable, "-c", LOAD, str(directory)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_is_in_parity_and_loads_without_compiling(built: BuiltSet) -> None:
+    assert {row.graph: row.passed for row in built.parity} == {"encoder": True, "update": True}
+    assert loaded_elsewhere(built.directory) == ["encoder", "update"]
+
+
+def test_reuses_what_is_current(built: BuiltSet) -> None:
+    again = build(built.directory, ["encoder"])
+    assert [outcome.action for outcome in again.outcomes] == ["reused"]
+    assert loaded_elsewhere(again.directory) == ["encoder"]
+    build(built.directory, ["encoder", "update"])
+
+
+def test_weights_are_in_one_file_once(built: BuiltSet) -> None:
+    with zipfile.ZipFile(built.directory / "encoder.inductor") as file:
+        rows = json.loads(file.read(TABLE))["weights"]
+        assert sum(member.file_size for member in file.infolist() if member.filename.endswith(".so")) > 0
+    assert (built.directory / "weights.bin").stat().st_size >= sum(row["bytes"] for row in rows) > 0
+
+
+def test_what_cannot_run_is_told(built: BuiltSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="choose one of cpu, cuda"):
+        open_on("tpu")
+    spec = read_manifest(built.directory).engines[0].spec
+    broken = tmp_path / "broken.inductor"
+    broken.write_bytes(b"no zip")
+    with pytest.raises(BackendError, match="build-engines"):
+        open_on().load(broken, spec)
+    engine = open_on().load(built.directory / "encoder.inductor", spec)
+    with pytest.raises(BackendError, match="missing"):
+        engine.run({})
+    engine.close()
+    with pytest.raises(BackendError, match="closed"):
+        engine.run({tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in spec.inputs})
+
+
+@pytest.mark.slow
+def test_tiny_makes_the_frames_that_onnx_runtime_makes(tmp_path: Path) -> None:
+    recipe = recipe_for(find_model("tiny"), None)
+    model = find_model("tiny").to_json()
+    built = build_engine_set(model, recipe.graphs, "inductor", "fp32", "cpu", tmp_path / "set", files=recipe.files)
+    assert all(row.passed for row in built.parity)
+    assert len(loaded_elsewhere(built.directory)) == len(recipe.graphs)
