@@ -153,12 +153,12 @@ def _base_memory(backend: str, target: str) -> int:
 
 
 def _building(model: Model, backend: str) -> str:
-    """What building all engines of a model takes, as far as it is known."""
-    parts = costs(model, backend, "fp16", published_graphs(model))
+    """What building all engines of a model takes, in the precision that its backend has by default."""
+    precision = "fp32" if backend == "onnxruntime" else "fp16"
+    parts = costs(model, backend, precision, published_graphs(model))
     known = sum(part.seconds or 0 for part in parts)
-    return f"about {in_words(disk_bytes(backend, parts))} in half precision" + (
-        f", at least {in_time(known)}" if known else ", time not known"
-    )
+    time = f"at least {in_time(known)}" if known else "time not known"
+    return f"about {in_words(disk_bytes(backend, parts))} of disk in {precision}, {time}"
 
 
 def _least(complete: bool) -> str:

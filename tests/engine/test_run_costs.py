@@ -70,7 +70,7 @@ def test_published_model_by_the_table() -> None:
     made = cost("streaming-svd")
     text = "\n".join(made.lines())
     assert (made.measured, made.complete) == (False, False)
-    assert "`stt2v build-engines --model streaming-svd`: about 13.6 GiB in half precision, time not known" in text
+    assert "`stt2v build-engines --model streaming-svd`: about 27.1 GiB of disk in fp32, time not known" in text
     assert "enhance: 373 calls of engines, at least 3 min 30 s, memory of the card 32.7 GiB" in text
     assert "(by a table, not measured here)" in text
     assert made.stages[0].seconds == pytest.approx(25 * 0.451 + 150 * 1.058 + 18 * 0.29)
