@@ -98,6 +98,13 @@ class Without(Mapping[str, Engine]):
         return sum(1 for _ in self)
 
 
+def directory_of(engines: Mapping[str, Engine]) -> Path | None:
+    """Where these engines lie, if they are a set's."""
+    if isinstance(engines, Without):
+        return directory_of(engines.engines)
+    return engines.directory if isinstance(engines, EngineSet) else None
+
+
 def declared_model(directory: Path, manifest: Manifest) -> Model:
     """The model that the set in `directory` is of. Raises EngineSetError for a declaration of another stt2v."""
     try:

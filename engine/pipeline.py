@@ -8,7 +8,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames
 from stt2v.engine.drift import DriftWatch
-from stt2v.engine.engine_set import EngineSet
+from stt2v.engine.engine_set import directory_of
 from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.first_chunk import first_chunk_frames
 from stt2v.engine.loop import Loop, OnStep, first_attempt
@@ -79,8 +79,8 @@ class Pipeline:
 
     def _tell_cost(self) -> None:
         """What the run takes, in one line, where the engines are a set that says so."""
-        if isinstance(self.engines, EngineSet):
-            cost = run_cost(self.model, self.settings, self.plan, self.engines.directory)
+        if directory := directory_of(self.engines):
+            cost = run_cost(self.model, self.settings, self.plan, directory, graphs=[*self.engines])
             self.progress.note(f"plan: {cost.summary}")
 
     @property

@@ -2,20 +2,22 @@
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stt2v.engine.backends import open_backend, runs_here
 from stt2v.engine.build_costs import costs, disk_bytes, published_graphs
+from stt2v.engine.certificate import too_large
 from stt2v.engine.duration import in_time
 from stt2v.engine.errors import EngineSetError
 from stt2v.engine.figures import Figures, measured_figures, tabled_figures
 from stt2v.engine.machine import free_disk, host_memory, resident_memory
-from stt2v.engine.manifest import read_manifest
+from stt2v.engine.manifest import Manifest, read_manifest
 from stt2v.engine.models.enhancers import NO_ENHANCER
 from stt2v.engine.models.model import Model
+from stt2v.engine.parity import read_parity
 from stt2v.engine.plan import RunPlan
 from stt2v.engine.request import Settings
 from stt2v.engine.run_calls import Calls, run_calls
@@ -90,11 +92,17 @@ class RunCost:
 
 
 def run_cost(
-    model: Model, settings: Settings, plan: RunPlan, engines: Path | None = None, backend: str | None = None
+    model: Model,
+    settings: Settings,
+    plan: RunPlan,
+    engines: Path | None = None,
+    backend: str | None = None,
+    graphs: Collection[str] | None = None,
 ) -> RunCost:
     """What the run takes with the engine set in `engines`, else with the one that is found, else with one to be built.
 
-    Raises EngineSetError for a set in `engines` that is none.
+    `graphs`: the engines of the set that are used, by default all but those that are too large here. Raises
+    EngineSetError for a set in `engines` that is none.
     """
     directory, missing = engines, None
     if directory is None:
@@ -103,7 +111,7 @@ def run_cost(
         except EngineSetError as error:
             missing = f"{error}: {_building(model, backend or 'onnxruntime')}"
     manifest = read_manifest(directory) if directory else None
-    calls = run_calls(model, settings, plan, [entry.spec.name for entry in manifest.engines] if manifest else ())
+    calls = run_calls(model, settings, plan, graphs or (_usable(directory, manifest) if directory and manifest else ()))
     called = [name for counts in calls.values() for name in counts]
     figures = measured_figures(model, directory, manifest) if directory and manifest else tabled_figures(model, called)
     on_host = manifest is not None and manifest.target == HOST_TARGET
@@ -121,6 +129,11 @@ def run_cost(
         plan.run_bytes,
         free_disk(Path()),
     )
+
+
+def _usable(directory: Path, manifest: Manifest) -> list[str]:
+    spared = too_large(read_parity(directory))
+    return [entry.spec.name for entry in manifest.engines if entry.spec.name not in spared]
 
 
 def _stages(calls: Mapping[str, Calls], figures: Mapping[str, Figures], base: int) -> tuple[StageCost, ...]:

@@ -108,14 +108,9 @@ def test_generate_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "free" in line
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["--num-frames", "30", "--steps", "1"], pytest.param([], marks=pytest.mark.slow)],
-    ids=["short", "default"],
-)
-def test_memory_is_what_a_run_uses(tmp_path: Path, words: list[str]) -> None:
+def test_memory_is_what_a_run_uses(tmp_path: Path) -> None:
     """To 10 %, each in a process of its own, by the certificate that is shipped."""
-    words = ["--image", str(PICTURE), *words]
+    words = ["--image", str(PICTURE)]
     planned = json.loads(in_process(["plan", *words, "--json"])[0])
     *_, used = in_process(["generate", *words, "--output", str(tmp_path / "out.mp4")])
     assert planned["cost"]["measured"]
