@@ -17,6 +17,7 @@ QUICK, MANY = 25, 1000
 HANG = 120  # seconds that no single example may take; then the process ends with a traceback
 
 amounts = pytest.mark.parametrize("examples", [QUICK, pytest.param(MANY, marks=pytest.mark.slow)])
+small_amounts = pytest.mark.parametrize("examples", [QUICK // 5, pytest.param(MANY, marks=pytest.mark.slow)])
 
 
 def search(examples: int, check: Callable[..., None], **strategies: st.SearchStrategy[Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fuzz.mutation import amounts, damaged, refused_in_one_line, search
+from fuzz.mutation import damaged, refused_in_one_line, search, small_amounts
 from stt2v.engine.media.image import fit_image, load_image
 
 SIZE = (72, 64)
@@ -58,7 +58,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-@amounts
+@small_amounts
 def test_damaged_pictures(kind: str, examples: int, tmp_path: Path) -> None:
     path = tmp_path / "picture"
 
@@ -69,4 +69,4 @@ def test_damaged_pictures(kind: str, examples: int, tmp_path: Path) -> None:
             assert loaded.mode == "RGB"
             assert fit_image(loaded, 32, 16, "crop")[0].shape == (16, 32, 3)
 
-    search(examples // 5, check, data=damaged(WHOLE[kind]))
+    search(examples, check, data=damaged(WHOLE[kind]))
