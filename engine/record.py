@@ -113,6 +113,12 @@ class Record:
     request: Request
     made: Mapping[str, Any]
 
+    @property
+    def earlier(self) -> Earlier | None:
+        """What it goes on from, where it is a take."""
+        earlier: Earlier | None = read_as(Earlier | None, self.made.get("earlier"))
+        return earlier
+
     def again(self, model: str, given: Mapping[str, Any]) -> Request:
         """The request that makes the video again with `model`, the fields in `given` in place of the recorded ones.
 
@@ -141,8 +147,8 @@ class Record:
     def _picture(self) -> Path:
         """The picture where it was, if it is still the same. Raises InputError."""
         where = self.made.get("image_path")
-        path = Path(where) if isinstance(where, str) and "\0" not in where else None
-        if path is None or not is_file(path):
+        path = Path(where or "")
+        if not is_file(path):
             raise InputError(f"the picture of {self.path} is not at {where} any more; give it by --image")
         if image_hash(path) != self.made["image"]:
             raise InputError(f"{path} is not the picture that {self.path} was made of (another hash); give --image")
@@ -154,14 +160,12 @@ def read_record(path: Path) -> Record:
     text = read_comment(path)
     try:
         record = record_of(path, json.loads(text))
-        earlier: Earlier | None = read_as(Earlier | None, record.made.get("earlier"))
-        command = command_of(record.made)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _no_record(path) from error
-    if earlier:
+    if record.earlier:
         raise InputError(
-            f"video {path} is a take that goes on after {earlier.chunks} chunks of {earlier.video}; make that by"
-            f" `{earlier.command}`, then this by `{command}`"
+            f"video {path} is a take that goes on after {record.earlier.chunks} chunks of {record.earlier.video}; make"
+            f" that by `{record.earlier.command}`, then this by `{command_of(record.made)}`"
         )
     return record
 
@@ -169,7 +173,9 @@ def read_record(path: Path) -> Record:
 def record_of(path: Path, made: Any) -> Record:
     """The record of `path` that says `made`. Raises InputError when that is no record."""
     try:
-        return Record(path, read_as(str, made["model"]), _request(made), made)
+        record = Record(path, read_as(str, made["model"]), _request(made), made)
+        _ = record.earlier, read_as(str | None, made.get("image_path"))
+        return record
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _no_record(path) from error
 

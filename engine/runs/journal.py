@@ -6,6 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stt2v.engine.typed_json import read_as
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -61,6 +63,7 @@ def read_journal(path: Path) -> tuple[dict[str, Entry], int]:
 def _entry(line: bytes) -> Entry | None:
     """What one line says; None for a torn one."""
     try:
-        return Entry(**json.loads(line)) if line.endswith(b"\n") else None
-    except (ValueError, TypeError):
+        entry: Entry | None = read_as(Entry, json.loads(line)) if line.endswith(b"\n") else None
+    except (ValueError, TypeError, RecursionError):
         return None
+    return entry

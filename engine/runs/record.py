@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stt2v.engine.errors import InputError
+from stt2v.engine.record import record_of
+from stt2v.engine.typed_json import read_as
 
 RECORD, PICTURE, VIDEO = "run.json", "picture", "video.json"
 FORMAT = 1
@@ -42,8 +44,10 @@ def read_record(directory: Path) -> RunRecord:
     """The record of the run in `directory`. Raises InputError."""
     try:
         data = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-        record = RunRecord(**data)
-    except (OSError, ValueError, TypeError) as error:
+        record: RunRecord = read_as(RunRecord, data)
+        record_of(Path(record.output), record.made)
+        time.localtime(record.created)
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{directory} is not the directory of a run ({error}); see `stt2v runs list`") from error
     if record.format != FORMAT:
         raise InputError(f"run {directory} has format {record.format!r}, this stt2v reads format {FORMAT}; start anew")

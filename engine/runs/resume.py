@@ -12,7 +12,6 @@ from stt2v.engine.plan import plan_run
 from stt2v.engine.record import Earlier, Origin, command_of
 from stt2v.engine.request import Request
 from stt2v.engine.runs.folder import KeptRun
-from stt2v.engine.typed_json import read_as
 
 LATE: Final = {"num_frames", "fps", "enhancing", "interpolate"}
 """The settings that leave all chunks as they are."""
@@ -60,7 +59,7 @@ def _picture(kept: KeptRun, given: Mapping[str, Any]) -> Path | None:
 
 def _earlier(kept: KeptRun, shared: int, other: bool) -> Earlier | None:
     """What a video goes on from that keeps the first `shared` chunks of the run; other: the rest is made otherwise."""
-    own: Earlier | None = read_as(Earlier | None, kept.record.made.get("earlier"))
+    own = kept.settings.earlier
     if own and shared <= own.chunks:
         return replace(own, chunks=shared) if shared else None
     if other and shared:

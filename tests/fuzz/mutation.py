@@ -1,16 +1,18 @@
 """Damaged files and values: what the tests in this folder feed to whatever reads a user's input."""
 
 import faulthandler
+import io
 import random
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stt2v import cli
 from stt2v.engine.errors import Stt2vError
 
 QUICK, MANY = 25, 1000
@@ -51,6 +53,13 @@ def no_hang() -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def said(line: Sequence[str]) -> tuple[int, str]:
+    """The exit code of a command line, and what it said on stderr."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as err:
+        code = cli.main(line)
+    return code, err.getvalue()
 
 
 def damaged(whole: bytes) -> st.SearchStrategy[bytes]:

@@ -1,10 +1,7 @@
 """Command lines of any words: a result, or one line that says why not; never a traceback."""
 
 import functools
-import io
 import re
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,7 @@ import typer
 from hypothesis import strategies as st
 from PIL import Image
 
-from fuzz.mutation import amounts, search
+from fuzz.mutation import amounts, said, search
 from stt2v import cli
 
 APP = typer.main.get_command(cli.app)
@@ -32,13 +29,6 @@ def lines(command: str) -> st.SearchStrategy[list[str]]:
     part = st.tuples(option, values).map(list) | st.builds("{}={}".format, option, values).map(lambda x: [x])
     parts = st.lists(part | option.map(lambda name: [name]) | values.map(lambda x: [x]), max_size=6)
     return parts.map(lambda parts: [*path, *(word for part in parts for word in part)])
-
-
-def said(line: Sequence[str]) -> tuple[int, str]:
-    """The exit code of a command line, and what it said on stderr."""
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as err:
-        code = cli.main(line)
-    return code, err.getvalue()
 
 
 @pytest.fixture
