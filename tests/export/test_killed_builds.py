@@ -58,6 +58,7 @@ def test_one_build_killed_again_and_again(tmp_path: Path, real: bool, count: int
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_built_again(tmp_path: Path) -> None:
     directory, kept = tmp_path / "toy", {}
     touches = killing.build_in_child(tmp_path / "other" / "toy", False)
