@@ -74,6 +74,8 @@ def bench_step(
 def bench_kernels(device: DeviceOption = None, file: FileOption = None) -> None:
     """Each of our kernels beside its reference, eager and compiled, and beside the machine's ceilings."""
     where = _device(device)
+    if importlib.util.find_spec("triton") is None:
+        raise ExportError("bench kernels needs triton, which is not installed; pip install triton")
     from stt2v.bench.kernels import measure_kernels
 
     _report(measure_kernels(where), file)

@@ -23,7 +23,6 @@ from stt2v.export.capture import Program
 from stt2v.export.compilers import Compiled, Finish
 from stt2v.export.flat_program import FlatProgram, flatten
 from stt2v.export.fp8 import quantise
-from stt2v.export.kernel_pass import put_kernels
 from stt2v.export.quiet import quiet
 from stt2v.export.weight_file import WeightFile
 
@@ -130,6 +129,8 @@ def lower(exported: ExportedProgram, target: str) -> tuple[FlatProgram, Mapping[
     if any(weight.dtype == torch.bfloat16 for weight in program.weights.values()):
         program, counts["fp8_linears"] = quantise(program)
     if target == "cuda":
+        from stt2v.export.kernel_pass import put_kernels  # needs Triton, which comes with PyTorch for CUDA only
+
         counts |= put_kernels(program.module)
     return program, counts
 

@@ -119,7 +119,7 @@ class InductorBackend:
         with zipfile.ZipFile(path) as file:
             file.extractall(folder.name)
         table = json.loads((Path(folder.name) / TABLE).read_text(encoding="utf-8"))
-        if table["kernels"]:
+        if table["kernels"]:  # on a CPU there are none, and there is no Triton
             for module in KERNELS:  # each registers its operator
                 importlib.import_module(f"stt2v.kernels.{module}")
         weights = [self._weight(path.parent / WEIGHTS, row) for row in table["weights"]]
