@@ -9,7 +9,8 @@ import pytest
 import toys
 
 from stt2v.engine import certificate
-from stt2v.engine.backends import open_backend
+from stt2v.engine.backends import inductor, open_backend
+from stt2v.engine.backends.base import Values
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.backends.memory import HostMeter
 from stt2v.engine.certificate import check_certificate, opened_backends
@@ -80,6 +81,33 @@ def test_nothing_to_fall_back_to_is_an_error(tmp_path: Path, monkeypatch: pytest
         ExportError, match=r"graph 'encoder': the engine differs from the fp32 module .*context has NaN"
     ):
         build(tmp_path / "set")
+
+
+@pytest.mark.slow  # Inductor compiles C++
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda value: value * np.float32(np.nan), "context has NaN"),
+        (np.zeros_like, "context is constant"),
+        (lambda value: value * np.float32(1.05), "rel 0.05"),
+    ],
+    ids=list(POISONS),
+)
+def test_falls_back_from_inductor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    run = inductor.InductorEngine.run
+
+    def spoilt(self: inductor.InductorEngine, inputs: Values) -> dict[str, np.ndarray]:
+        return {name: spoil(np.asarray(value)) for name, value in run(self, inputs).items()}
+
+    monkeypatch.setattr(inductor.InductorEngine, "run", spoilt)
+    built = build_engine_set(toys.MODEL, {"encoder": toys.encoder}, "inductor", "fp32", "cpu", tmp_path / "set")
+    (entry,), (row,) = built.manifest.engines, built.parity
+    assert (entry.backend, entry.file, row.passed) == ("onnxruntime", "encoder.onnx", True)
+    assert row.fell_back_from[0].startswith("fp32 on inductor: ")
+    assert words in row.fell_back_from[0]
+    check_certificate(tmp_path / "set", admit(tmp_path / "set"), anew=True)
 
 
 class Spoilt:
