@@ -68,7 +68,7 @@ def in_half(graph: Graph) -> Graph:
 
 
 def _outputs(graph: Graph, spec: EngineSpec, inputs: Inputs, on_card: bool, layerwise: bool) -> dict[str, Value]:
-    if isinstance(graph.module, Step):
+    if isinstance(graph.module, Step) and graph.module.paired is not None:
         graph = replace(graph, module=HalvesApart(graph.module))
     device = "cuda" if on_card else "cpu"
     # TensorFloat-32, which convolutions use on a card if they may, has the error of half precision.

@@ -80,11 +80,13 @@ class Step(nn.Module):
     """The guidance pair in one call, fused with its update.
 
     Inputs as for `Half` (conditions for both halves, unconditional first) and `Update`; returns x_next and x0.
+    `paired` names the conditions that have two halves, where that is known.
     """
 
-    def __init__(self, network: nn.Module, rule: UpdateRule) -> None:
+    def __init__(self, network: nn.Module, rule: UpdateRule, paired: frozenset[str] | None = None) -> None:
         super().__init__()
         self.network = network
+        self.paired = paired
         self.update = Update(rule)
 
     def forward(self, x: Tensor, guidance: Tensor, coefficients: Tensor, **extra: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,11 +105,12 @@ class HalvesApart(nn.Module):
         super().__init__()
         self.one = Half(step.network)
         self.update = step.update
+        self.paired = step.paired or frozenset()
 
     def forward(self, x: Tensor, guidance: Tensor, coefficients: Tensor, **extra: Tensor) -> tuple[Tensor, Tensor]:
         conditions, updates = _parted(extra)
         uncond, cond = (
-            self.one(x, coefficients, **{n: v[i : i + 1] if len(v) == 2 else v for n, v in conditions.items()})
+            self.one(x, coefficients, **{n: v[i : i + 1] if n in self.paired else v for n, v in conditions.items()})
             for i in (0, 1)
         )
         x_next, x0 = self.update(x, uncond, cond, guidance, coefficients, **updates)

@@ -34,8 +34,10 @@ class StepGraphs:
 
     def step(self) -> Graph:
         """Both guidance halves and the update."""
-        inputs = {"x": self.latents(), **self._update_inputs(), **self.conditions(2)}
-        return Graph(f"{self.prefix}step", Step(self.network(), self.rule), inputs, OUTPUTS)
+        single, pair = self.conditions(1), self.conditions(2)
+        paired = frozenset(name for name in pair if pair[name].shape != single[name].shape)
+        inputs = {"x": self.latents(), **self._update_inputs(), **pair}
+        return Graph(f"{self.prefix}step", Step(self.network(), self.rule, paired), inputs, OUTPUTS)
 
     def half(self) -> Graph:
         """One guidance half."""

@@ -11,6 +11,7 @@ from torch import nn
 from stt2v.engine.errors import ExportError
 from stt2v.export import reference
 from stt2v.export.eager import EagerEngine
+from stt2v.export.families.steps import StepGraphs
 from stt2v.export.graph import Graph
 from stt2v.export.precision import in_precision
 from stt2v.export.reference import FULL, HALF, in_half, placed, reference_of, seeded_inputs
@@ -35,9 +36,26 @@ def test_inputs_and_outputs_are_the_module_s(name: str) -> None:
         np.testing.assert_allclose(sample.values, np.ravel(expected[output]), rtol=1e-5, atol=1e-5)
 
 
-def test_halves_apart_are_the_step() -> None:
-    inputs = {name: torch.from_numpy(array) for name, array in seeded_inputs(STEP).items()}
-    for apart, together in zip(HalvesApart(STEP.module)(**inputs), STEP.module(**inputs), strict=True):
+@pytest.mark.parametrize("tokens", [5, 2])
+def test_halves_apart_are_the_step(tokens: int) -> None:
+    """Also where what both halves share is as long as there are halves."""
+
+    def conditions(halves: int) -> dict[str, torch.Tensor]:
+        return {"context": torch.zeros(halves, tokens, toys.CONTEXT), "label": torch.zeros(1, 1, 1, toys.CHANNELS)}
+
+    class Shared(toys.ToyNetwork):
+        def forward(self, x: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+            return super().forward(x, timestep, **{**given, "label": given["label"].mean(0, keepdim=True)})
+
+    def shared(halves: int) -> dict[str, torch.Tensor]:
+        return conditions(halves) | {"label": torch.zeros(2, 1, 1, toys.CHANNELS)}
+
+    network = toys.with_weights(Shared())
+    graphs = StepGraphs("", lambda: network, toys.RULE, lambda: torch.zeros(toys.LATENTS), shared)
+    graph = graphs.step()
+    assert graph.module.paired == {"context"}
+    inputs = {name: torch.from_numpy(array) for name, array in seeded_inputs(graph).items()}
+    for apart, together in zip(HalvesApart(graph.module)(**inputs), graph.module(**inputs), strict=True):
         torch.testing.assert_close(apart, together)
 
 
