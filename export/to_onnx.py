@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -55,6 +56,39 @@ def _root(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def halve_weights(model: ir.Model) -> None:
+    """Keep in float16 what loses nothing by it, such as weights that were published so; what computes stays float32.
+
+    The runtime folds the casts when it loads a model, so that only the file is smaller.
+    """
+    casts = []
+    for name, value in list(model.graph.initializers.items()):
+        half = _half(value.const_value)
+        if half is None:
+            continue
+        kept = ir.Value(name=f"{name}_half", type=ir.TensorType(ir.DataType.FLOAT16), shape=value.shape)
+        kept.const_value = half
+        cast = ir.node("Cast", [kept], {"to": ir.DataType.FLOAT})
+        cast.outputs[0].type, cast.outputs[0].shape = value.type, value.shape
+        model.graph.initializers.pop(name)
+        value.replace_all_uses_with(cast.outputs[0])
+        cast.outputs[0].name = name
+        model.graph.initializers.add(kept)
+        casts.append(cast)
+    if casts:
+        model.graph.insert_before(model.graph[0], casts)
+
+
+def _half(tensor: ir.TensorProtocol | None) -> ir.TensorProtocol | None:
+    """The tensor in float16; None where that is nothing else, too little to matter, or would change it."""
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes <= SMALL:
+        return None
+    single = tensor.numpy()
+    with np.errstate(over="ignore"):
+        half = single.astype(np.float16)
+    return ir.tensor(half, name=f"{tensor.name}_half") if np.array_equal(half.astype(np.float32), single) else None
 
 
 def save_onnx(model: ir.Model, path: Path, weights: WeightFile) -> int:

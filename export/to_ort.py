@@ -14,7 +14,7 @@ from stt2v.engine.manifest import EngineEntry
 from stt2v.export.activations import activation_bytes
 from stt2v.export.capture import Program
 from stt2v.export.compilers import Compiled, Finish
-from stt2v.export.to_onnx import onnx_from_program, save_onnx
+from stt2v.export.to_onnx import halve_weights, onnx_from_program, save_onnx
 from stt2v.export.weight_file import WeightFile
 
 
@@ -52,7 +52,9 @@ class OrtCompile:
 
     def __call__(self, program: Program) -> Finish:
         model = onnx_from_program(program)
-        compiled = self._save(model, f"{program.spec.name}.onnx", activation_bytes(model))
+        activations = activation_bytes(model)
+        halve_weights(model)
+        compiled = self._save(model, f"{program.spec.name}.onnx", activations)
         return lambda: compiled
 
     def adopt(self, source: Path, entry: EngineEntry) -> None:

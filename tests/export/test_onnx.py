@@ -1,6 +1,7 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 import toys
 
 from stt2v.engine.backends import open_backend
@@ -9,7 +10,8 @@ from stt2v.export.activations import activation_bytes
 from stt2v.export.capture import program_from_graph
 from stt2v.export.parity import parity_of
 from stt2v.export.precision import in_precision
-from stt2v.export.to_onnx import onnx_from_program, save_onnx
+from stt2v.export.reference import seeded_inputs
+from stt2v.export.to_onnx import halve_weights, onnx_from_program, save_onnx
 from stt2v.export.weight_file import WeightFile
 
 SHARED = ("step", "half", "encoder")
@@ -67,6 +69,27 @@ def test_half_precision_in_parity(tmp_path) -> None:
     parity = parity_of(engine, toys.step(), "fp16")
     assert parity.passed
     assert parity.rel > 1e-6
+
+
+def test_what_float16_holds_is_kept_in_it_and_computes_the_same(tmp_path) -> None:
+    sizes, results = {}, {}
+    for name, halved in (("whole", False), ("half", True)):
+        graph = toys.GRAPHS["half"]()
+        with torch.no_grad():
+            for weight in graph.module.parameters():
+                weight.copy_(weight.half())
+        program = program_from_graph(graph)
+        model = onnx_from_program(program)
+        if halved:
+            halve_weights(model)
+        with WeightFile(tmp_path / f"{name}.bin") as file:
+            save_onnx(model, tmp_path / f"{name}.onnx", file)
+        onnx.checker.check_model(tmp_path / f"{name}.onnx", full_check=True)
+        sizes[name] = (tmp_path / f"{name}.bin").stat().st_size
+        engine = open_backend("onnxruntime").load(tmp_path / f"{name}.onnx", program.spec)
+        results[name] = engine.run(seeded_inputs(graph))["prediction"]
+    assert sizes["half"] < 0.7 * sizes["whole"]  # tensors begin at multiples of 64 bytes
+    assert np.array_equal(results["half"], results["whole"])
 
 
 def test_weights_beyond_two_gigabytes(tmp_path, monkeypatch) -> None:
