@@ -2,17 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from stt2v.export.mini.captions import TOKENS
-from stt2v.export.mini.data import Batch, batches
+from stt2v.export.mini.data import Batch
 from stt2v.export.mini.diffusion import TIMESTEPS, noised
 from stt2v.export.mini.networks import CHUNK, CONDITIONAL, SIDE, Core
+from stt2v.export.mini.pool import Pool, Rows
+from stt2v.export.mini.quick import quickened
 from stt2v.export.mini.training import Run, fit, load
 from stt2v.export.mini.vae import NAME as VAE
 from stt2v.export.mini.vae import Autoencoder
@@ -21,9 +22,7 @@ from stt2v.export.mini.world import render
 NAME = "core"
 RATE = 1e-3
 BATCH = 256
-POOL = 48 * 1024  # clips kept on the device
-FILLED_AT_ONCE = 256
-RENEWED = 4  # one clip of a batch in so many is new; the others are drawn from the pool
+POOL = 48 * 1024  # clips
 FIRST, STILL = 0.3, 0.1  # shares of first chunks, and of chunks that begin with a picture
 WITHOUT_ALL, WITHOUT_TEXT, WITHOUT_ANCHOR = 0.08, 0.04, 0.04
 SPRITE_WEIGHT = 2.0
@@ -32,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Clips:
+class Clips(Rows):
     """Chunks ready for training.
 
     latents: [N, F, C, h, w], float16; cover: [N, F, 1, h, w], float16, of the sprite; frames: [N, Fc, 3, H, W], uint8,
@@ -45,74 +44,41 @@ class Clips:
     anchor: Tensor
     tokens: Tensor
 
-    def at(self, index: Tensor) -> "Clips":
-        """Some of them."""
-        return Clips(**{name: value[index] for name, value in vars(self).items()})
 
-    def replace(self, index: Tensor, new: "Clips") -> None:
-        """Overwrite some of them."""
-        for name, value in vars(self).items():
-            value[index] = getattr(new, name)
-
-
-class Pool:
-    """A store of clips on the device that is renewed bit by bit: rendering and encoding cost more than reading."""
-
-    def __init__(self, vae: Autoencoder, run: Run, batch: int) -> None:
-        self._vae, self._run = vae, run
-        self._fresh = self._stream(batches(batch // RENEWED, run.seed + 3, run.device))
-        self._batch = batch
-        first = self._stream(batches(FILLED_AT_ONCE, run.seed + 4, run.device))
-        parts = [next(first) for _ in range(POOL // FILLED_AT_ONCE if batch == BATCH else 1)]
-        self._clips = Clips(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
-        self._next = 0
-
-    def _stream(self, source: Iterator[Batch]) -> Iterator[Clips]:
-        for batch in source:
-            yield self._made(batch)
-
-    @torch.no_grad()
-    def _made(self, batch: Batch) -> Clips:
-        other = batch.begin[:, None] - 64 * torch.rand_like(batch.begin)[:, None]
-        frames, cover = render(batch.scenes, torch.cat([batch.times(CHUNK), other], dim=1), SIDE)
-        with self._run.precision():
-            latents = self._vae.scaled_latents(frames[:, :CHUNK].flatten(0, 1))
-        small = functional.avg_pool2d(cover[:, :CHUNK].flatten(0, 1), 8)
-        bytes_ = ((frames + 1) * 127.5).round().to(torch.uint8)
-        return Clips(
-            torch.unflatten(latents.half(), 0, (-1, CHUNK)),
-            torch.unflatten(small.half(), 0, (-1, CHUNK)),
-            bytes_[:, :CONDITIONAL],
-            bytes_[:, CHUNK],
-            batch.tokens,
-        )
-
-    def draw(self) -> Clips:
-        """One batch; also renews a part of the pool."""
-        size, new = len(self._clips.tokens), next(self._fresh)
-        places = (self._next + torch.arange(len(new.tokens), device=new.tokens.device)) % size
-        self._clips.replace(places, new)
-        self._next = (self._next + len(places)) % size
-        return self._clips.at(torch.randint(size, (self._batch,), device=places.device))
+@torch.no_grad()
+def clips_of(batch: Batch, vae: Autoencoder, run: Run) -> Clips:
+    """The clips of a batch of scenes, rendered and encoded."""
+    other = batch.begin[:, None] - 64 * torch.rand_like(batch.begin)[:, None]
+    frames, cover = render(batch.scenes, torch.cat([batch.times(CHUNK), other], dim=1), SIDE)
+    with run.precision():
+        latents = vae.scaled_latents(frames[:, :CHUNK].flatten(0, 1))
+    small = functional.avg_pool2d(cover[:, :CHUNK].flatten(0, 1), 8)
+    bytes_ = ((frames + 1) * 127.5).round().to(torch.uint8)
+    return Clips(
+        torch.unflatten(latents.half(), 0, (-1, CHUNK)),
+        torch.unflatten(small.half(), 0, (-1, CHUNK)),
+        bytes_[:, :CONDITIONAL],
+        bytes_[:, CHUNK],
+        batch.tokens,
+    )
 
 
 def train_core(run: Run) -> None:
-    """Base model, CAM and APM in one stage. Compiles before it asks for the autoencoder's weights."""
+    """Base model, CAM and APM in one stage. A resumed run leaves alone what the enhancer shares."""
     torch.manual_seed(run.seed)
-    size = run.batch or BATCH
-    model = Core().to(run.device).eval()
-    forward = run.prepared(model)
-    core_loss(forward, lambda: blank(size, run.device), run)(0).backward()  # type: ignore[no-untyped-call]
-    model.zero_grad()
-    logger.info("ready after %.0f s", time.monotonic() - run.started)
+    model = Core().to(run.device)
+    run.begin(NAME, model)
+    if run.resume:
+        model.keep_shared()
+    worker = quickened(run.worker(model))
     vae = Autoencoder().to(run.device).requires_grad_(False)
     load(VAE, vae, run.weights)
-    pool = Pool(vae, run, size)
+    pool = Pool(lambda batch: clips_of(batch, vae, run), run.batch or BATCH, POOL, run, run.seed + 3)
     logger.info("pool filled after %.0f s", time.monotonic() - run.started)
-    fit(NAME, model, core_loss(forward, pool.draw, run), run, RATE / (2 if run.resume else 1))
+    fit(NAME, model, core_loss(worker, pool.draw, run), run, RATE / (2 if run.resume else 1), worker)
 
 
-def core_loss(forward: nn.Module, draw: Callable[[], Clips], run: Run) -> Callable[[int], Tensor]:
+def core_loss(forward: Core, draw: Callable[[], Clips], run: Run) -> Callable[[int], Tensor]:
     """Squared error of v, more on the sprite."""
 
     def loss(step: int) -> Tensor:
@@ -121,25 +87,12 @@ def core_loss(forward: nn.Module, draw: Callable[[], Clips], run: Run) -> Callab
         latents = clips.latents.float()
         timestep = torch.randint(TIMESTEPS, (len(latents),), device=latents.device)
         noisy, target = noised(latents, torch.randn_like(latents), timestep)
-        with run.precision():
-            predicted = forward(noisy, timestep, tokens, anchor, control)
+        predicted = forward(noisy.to(run.dtype), timestep, tokens, anchor.to(run.dtype), control.to(run.dtype))
         weight = 1 + SPRITE_WEIGHT * clips.cover.float()
         total: Tensor = ((predicted.float() - target) ** 2 * weight).mean()
         return total
 
     return loss
-
-
-def blank(size: int, device: str) -> Clips:
-    """Clips without content, of the shapes of real ones."""
-    side = SIDE // 8
-    return Clips(
-        torch.zeros(size, CHUNK, 16, side, side, dtype=torch.float16, device=device),
-        torch.zeros(size, CHUNK, 1, side, side, dtype=torch.float16, device=device),
-        torch.zeros(size, CONDITIONAL, 3, SIDE, SIDE, dtype=torch.uint8, device=device),
-        torch.zeros(size, 3, SIDE, SIDE, dtype=torch.uint8, device=device),
-        torch.zeros(size, TOKENS, dtype=torch.int64, device=device),
-    )
 
 
 def told(clips: Clips) -> tuple[Tensor, Tensor, Tensor]:

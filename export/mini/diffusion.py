@@ -4,16 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stt2v.engine.ddim import Schedule, alpha_bars, ddim_table
+from stt2v.engine.ddim import alpha_bars, ddim_table
+from stt2v.engine.models.mini import MINI
+from stt2v.engine.schedules import cosine_v
 
 TIMESTEPS = 1000
-STEPS = 20  # the default; the offset lets its first step begin at pure noise
-SCHEDULE = Schedule(
-    prediction_type="v_prediction",
-    beta_schedule="squaredcos_cap_v2",
-    num_train_timesteps=TIMESTEPS,
-    steps_offset=TIMESTEPS // STEPS - 1,
-)
+STEPS = MINI.streaming.steps
+SCHEDULE = cosine_v(STEPS)
 
 
 def signal_and_noise(timestep: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,5 +28,4 @@ def noised(latents: Tensor, noise: Tensor, timestep: Tensor) -> tuple[Tensor, Te
 
 def table(steps: int = STEPS, strength: float = 1.0) -> Tensor:
     """The rows of a deterministic DDIM run: [steps run, 8]."""
-    schedule = Schedule(**{**vars(SCHEDULE), "steps_offset": TIMESTEPS // steps - 1})
-    return torch.from_numpy(ddim_table(schedule, steps, strength).astype(np.float32))
+    return torch.from_numpy(ddim_table(cosine_v(steps), steps, strength).astype(np.float32))

@@ -22,6 +22,7 @@ def train_interpolator(run: Run) -> None:
     """Train to give the frame between two frames of a scene."""
     torch.manual_seed(run.seed)
     model = EmaVfi(CONFIG).to(run.device)
+    run.begin(NAME, model)
     fit(NAME, model, interpolation_loss(model, run), run, RATE)
 
 

@@ -68,6 +68,7 @@ def train_judge(run: Run) -> None:
     """Train on rendered frames, half of them a little blurred and noisy as decoded ones are."""
     torch.manual_seed(run.seed)
     model = Judge().to(run.device)
+    run.begin(NAME, model)
     fit(NAME, model, judge_loss(model, run), run, RATE)
 
 

@@ -1,66 +1,74 @@
-"""How good the trained networks are on combinations that were never rendered in training.
+"""What can be said of videos of this world by means that do not come from the networks that made them.
 
-python -m stt2v.export.mini.measure --weights DIR --sheet sheet.png [--prompts 48] [--chunks 9]. Better on a GPU.
+Frames are [B, F, 3, S, S], in [-1, 1], throughout.
 """
 
-import argparse
-import json
-import logging
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from stt2v.export.mini.captions import plain_caption, token_ids
 from stt2v.export.mini.judge import Judge, kind_of_motion, look
-from stt2v.export.mini.networks import CHUNK, CONDITIONAL, Core
-from stt2v.export.mini.sample import Settings, generate
+from stt2v.export.mini.networks import CHUNK, CONDITIONAL
 from stt2v.export.mini.scene import Scene, combinations, draw_scene
-from stt2v.export.mini.training import load
-from stt2v.export.mini.vae import Autoencoder
+from stt2v.export.mini.world import SceneBatch, render
 
-SHOWN = 16  # videos, and frames of each, on a sheet
-
-logger = logging.getLogger(__name__)
+FRESH = CHUNK - CONDITIONAL  # new frames of each chunk but the first
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Shares of frames with the right object (all, first chunk, last new frames) and of videos with the right motion.
+    """Figures of some videos.
 
-    seam: mean frame difference across chunk borders over that inside; vigour: frame difference of the last frames
-    over that of the first.
+    object, object_last: share of frames with the right object, of all and of the last chunk's new ones; motion: share
+    of videos with the right kind of motion; seam: mean frame difference across chunk borders over that inside;
+    vigour: frame difference of the last chunk over that of the first; colour: how far the object's mean colour has
+    moved from the first chunk to the last, on the 0..255 scale.
     """
 
     object: float
-    object_first: float
     object_last: float
     motion: float
     seam: float
     vigour: float
+    colour: float
 
 
 def quality(judge: Judge, frames: Tensor, scenes: list[Scene]) -> Quality:
-    """frames: [B, F, 3, S, S], in [-1, 1], made for these scenes."""
+    """The figures of videos made for these scenes."""
     objects, tracks = look(judge, frames)
     wanted = torch.tensor([scene.object for scene in scenes], device=frames.device)
     moves = torch.tensor([scene.motion for scene in scenes], device=frames.device)
     right = (objects == wanted[:, None]).float()
     change = frames.diff(dim=1).abs().mean((2, 3, 4))  # [B, F - 1]
-    fresh = CHUNK - CONDITIONAL
-    border = torch.zeros(change.shape[1], dtype=torch.bool, device=frames.device)
-    border[CHUNK - 1 :: fresh] = True
     return Quality(
         object=float(right.mean()),
-        object_first=float(right[:, :CHUNK].mean()),
-        object_last=float(right[:, -fresh:].mean()),
+        object_last=float(right[:, -FRESH:].mean()),
         motion=float((kind_of_motion(tracks) == moves).float().mean()),
-        seam=float(change[:, border].mean() / change[:, ~border].mean()),
-        vigour=float(change[:, -fresh:].mean() / change[:, :fresh].mean()),
+        seam=seam(frames, FRESH),
+        vigour=float(change[:, -FRESH:].mean() / change[:, :FRESH].mean()),
+        colour=float(
+            (object_colour(judge, frames[:, -FRESH:]) - object_colour(judge, frames[:, :FRESH])).norm(dim=1).mean()
+        ),
     )
+
+
+def seam(frames: Tensor, every: int) -> float:
+    """Mean frame difference at the borders of parts over that inside: the first has `CHUNK` frames, others `every`."""
+    change = frames.diff(dim=1).abs().mean((2, 3, 4))
+    border = torch.zeros(change.shape[1], dtype=torch.bool, device=frames.device)
+    border[CHUNK - 1 :: every] = True
+    return float(change[:, border].mean() / change[:, ~border].mean())
+
+
+def object_colour(judge: Judge, frames: Tensor) -> Tensor:
+    """Mean colour of the pixels that the judge takes for the object: [B, 3], 0..255."""
+    small = torch.nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1), 16)
+    with torch.no_grad():
+        cover = torch.sigmoid(judge(torch.nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1), 64))[1])
+    mean = (small * cover).sum((2, 3)) / (cover.sum((2, 3)) + 1e-6)
+    return 127.5 * (torch.unflatten(mean, 0, frames.shape[:2]).mean(1) + 1)
 
 
 def held_out_scenes(count: int, seed: int = 99) -> list[Scene]:
@@ -70,36 +78,7 @@ def held_out_scenes(count: int, seed: int = 99) -> list[Scene]:
     return [draw_scene(choices[index], random) for index in random.permutation(len(choices))[:count]]
 
 
-def sheet(frames: Tensor) -> Image.Image:
-    """One row a video: frames [B, F, 3, S, S], in [-1, 1]."""
-    chosen = frames[:SHOWN, :: max(frames.shape[1] // SHOWN, 1)][:, :SHOWN]
-    rows = torch.cat([torch.cat(list(video), dim=-1) for video in chosen], dim=-2)
-    return Image.fromarray(((rows.permute(1, 2, 0) + 1) * 127.5).round().byte().cpu().numpy())
-
-
-def main() -> None:
-    """Generate, judge, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--sheet", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--chunks", type=int, default=9)
-    parser.add_argument("--guidance", type=float, default=Settings.guidance)
-    parser.add_argument("--no-cam", dest="cam", action="store_false")
-    parser.add_argument("--no-apm", dest="apm", action="store_false")
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    judge, core, vae = Judge().to(device).eval(), Core().to(device).eval(), Autoencoder().to(device).eval()
-    for name, module in (("judge", judge), ("core", core), ("vae", vae)):
-        load(name, module, given.weights)
-    scenes = held_out_scenes(given.prompts)
-    tokens = torch.from_numpy(token_ids([plain_caption(scene) for scene in scenes])).to(device)
-    settings = Settings(chunks=given.chunks, guidance=given.guidance, cam=given.cam, apm=given.apm)
-    frames = generate(core, vae, tokens, settings)
-    logger.info("%s", json.dumps(asdict(quality(judge, frames, scenes))))
-    sheet(frames).save(given.sheet)
-
-
-if __name__ == "__main__":
-    main()
+def truth(scenes: list[Scene], frames: int, size: int, device: str) -> Tensor:
+    """The scenes as they are rendered."""
+    times = torch.arange(frames, dtype=torch.float32, device=device).expand(len(scenes), -1)
+    return render(SceneBatch.of(scenes, device), times, size)[0]

@@ -4,13 +4,14 @@ One network makes first chunks and later ones: where there is nothing before, co
 """
 
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from stt2v.export.mini.adapt import adapt
 from stt2v.export.mini.captions import TOKENS, vocabulary_size
-from stt2v.export.mini.norms import regroup
 from stt2v.export.models.clip import TextTower
 from stt2v.export.models.image_encoder import ImageEncoder
 from stt2v.export.models.modelscope_unet import ModelScopeUNet, UNetSpec
@@ -34,6 +35,7 @@ SPEC = UNetSpec(
     channels_out=16,
 )
 MEMORY = MemorySpec(cam_channels=SPEC.skip_channels, cam_head_width=16, text_tokens=TOKENS, image_tokens=IMAGE_TOKENS)
+SHARED = ("time_embedding", "transformer_in", "mid_block")  # of the UNet; the enhancer's are the same, stored once
 FRAME_WIDTHS = (16, 32, 48, 64)
 
 
@@ -78,9 +80,14 @@ class Core(nn.Module):
         self.control = ControlNet(SPEC, FRAME_WIDTHS)
         for mix in self.unet.apm:
             nn.init.constant_(mix.get_parameter("alpha"), APM_START)
-        regroup(self, GROUPS)
+        adapt(self, GROUPS)
         # In a tuple, since the constants hold the parameters of the networks above.
         self._constants = (StreamingConstants(self.unet, self.control),)
+
+    def keep_shared(self) -> None:
+        """Stop learning what the enhancer needs unchanged: the text encoder, and what the UNets share."""
+        self.text.requires_grad_(False)
+        fix(self.unet)
 
     def forward(self, x: Tensor, timestep: Tensor, tokens: Tensor, anchor: Tensor, control: Tensor) -> Tensor:
         """Prediction of v for chunks that are noisy to different degrees.
@@ -95,25 +102,54 @@ class Core(nn.Module):
         return out.reshape(x.shape)
 
 
+def fix(unet: ModelScopeUNet) -> None:
+    """Stop learning the shared parts of a UNet."""
+    for part in SHARED:
+        unet.get_submodule(part).requires_grad_(False)
+
+
 class Enhancer(nn.Module):
-    """The same UNet without memories, for latents of twice the side. It begins with the streaming network's weights."""
+    """The same UNet without memories, for latents of twice the side.
+
+    It begins with the streaming network's weights and keeps the `SHARED` ones as they are.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.unet = ModelScopeUNet(SPEC)
-        regroup(self, GROUPS)
+        adapt(self, GROUPS)
         self._sites = tuple(self.unet.sites())
+        self.register_state_dict_post_hook(_without_shared)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_but_shared)  # type: ignore[no-untyped-call]
 
-    def begin(self, core: Core) -> None:
-        """Take over what both have in common."""
+    def begin(self, core: Core, anew: bool) -> None:
+        """Take over the shared parts, or `anew` everything that both have."""
         weights = core.unet.state_dict()
-        self.unet.load_state_dict({name: weights[name] for name in self.unet.state_dict()})
+        for name, own in self.unet.state_dict().items():
+            if anew or name.startswith(SHARED):
+                own.copy_(weights[name].detach())
+        fix(self.unet)
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """x: [B, F, C, h, w]; timestep: [B]; text: [B, T, D] -> prediction of v, like x."""
         context = torch.cat([site(text) for site in self._sites], dim=2)
         out: Tensor = self.unet(x.flatten(0, 1), x.shape[1], timestep, context)
         return out.reshape(x.shape)
+
+
+def _is_shared(key: str) -> bool:
+    return key.startswith(tuple(f"unet.{part}." for part in SHARED))
+
+
+def _without_shared(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """What is saved of an enhancer: its own weights."""
+    for key in [key for key in state if _is_shared(key.removeprefix(prefix))]:
+        del state[key]
+
+
+def _but_shared(module: nn.Module, keys: Any) -> None:
+    """What may be missing where an enhancer is loaded."""
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not _is_shared(key)]
 
 
 def parameter_count(*modules: nn.Module) -> int:

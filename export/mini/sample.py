@@ -1,48 +1,61 @@
-"""Videos from the trained networks, many prompts at once: for contact sheets and measurements, not for users."""
+"""Videos of many prompts at once from the networks as they are trained, for figures; step by step what the engine does.
 
-from collections.abc import Callable
+Noise is the engine's own, so that a video here is the one that `stt2v generate` makes with the same seed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stt2v.engine.blend import draw_offsets, window_starts
+from stt2v.engine.models.mini import ENHANCER, MINI
+from stt2v.engine.noise import NoiseSource
 from stt2v.engine.solver import COEFFICIENTS
-from stt2v.export.mini.diffusion import noised, table
+from stt2v.engine.stages.mini import STAGE
+from stt2v.export.mini.diffusion import signal_and_noise, table
 from stt2v.export.mini.networks import CHUNK, CONDITIONAL, SIDE, Core, Enhancer
-from stt2v.export.mini.vae import CHANNELS, Autoencoder
+from stt2v.export.mini.vae import BLOCK, CHANNELS, Autoencoder
+
+ENCODED_AT_ONCE = 256  # frames
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample. cam, apm: whether the memories are told anything."""
+    """How to sample. cam, apm: whether the memories are told anything; overlap: of the enhancer's windows."""
 
     chunks: int = 9
-    steps: int = 20
-    guidance: float = 2.5
+    steps: int = MINI.streaming.steps
+    guidance: float = MINI.streaming.guidance[0]
     cam: bool = True
     apm: bool = True
-    seed: int = 33
-    enhancer_steps: int = 16
-    strength: float = 0.5
-    overlap: int = 8
+    overlap: int = ENHANCER.overlap
 
 
 @torch.no_grad()
-def generate(core: Core, vae: Autoencoder, tokens: Tensor, settings: Settings) -> Tensor:
-    """tokens: [B, T] -> frames of all chunks, [B, 8 + 8 * chunks, 3, 64, 64], in [-1, 1]."""
-    random = torch.Generator(tokens.device).manual_seed(settings.seed)
+def generate(core: Core, vae: Autoencoder, tokens: Tensor, noises: Sequence[NoiseSource], settings: Settings) -> Tensor:
+    """tokens: [B, T]; a noise source for each -> base frames, [B, 8 + 8 * chunks, 3, 64, 64], in [-1, 1]."""
     grey = torch.zeros(len(tokens), 1, 3, SIDE, SIDE, device=tokens.device)
     control, anchor = grey.expand(-1, CONDITIONAL, -1, -1, -1), grey[:, 0]
+    rows = table(settings.steps)
     parts: list[Tensor] = []
-    for _ in range(settings.chunks):
-        start = torch.randn(len(tokens), CHUNK, CHANNELS, SIDE // 8, SIDE // 8, device=tokens.device, generator=random)
-        latents = denoise(_Guided(core, tokens, anchor, control, settings.guidance), start, table(settings.steps))
+    for chunk in range(settings.chunks):
+        start = _drawn(noises, "latents", chunk, (CHUNK, CHANNELS, SIDE // BLOCK, SIDE // BLOCK), tokens.device)
+        latents = denoise(_Guided(core, tokens, anchor, control, settings.guidance), start, rows)
         frames = vae.decode_scaled(latents).clamp(-1, 1)
         parts.append(frames if not parts else frames[:, CONDITIONAL:])
         control = frames[:, -CONDITIONAL:] if settings.cam else control
         anchor = parts[0][:, 0] if settings.apm else anchor
     return torch.cat(parts, dim=1)
+
+
+def _drawn(
+    noises: Sequence[NoiseSource], stage: str, chunk: int, shape: tuple[int, ...], device: torch.device
+) -> Tensor:
+    return torch.from_numpy(np.stack([noise.normal(stage, chunk, 0, shape) for noise in noises])).to(device)
 
 
 class _Guided:
@@ -57,8 +70,7 @@ class _Guided:
 
     def __call__(self, x: Tensor, timestep: Tensor) -> Tensor:
         pair = torch.cat([x, x])
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-            out = self._core(pair, timestep.expand(len(pair)), self._tokens, self._anchor, self._control).float()
+        out = self._core(pair, timestep.expand(len(pair)), self._tokens, self._anchor, self._control)
         uncond, cond = out.chunk(2)
         guided: Tensor = uncond + self._guidance * (cond - uncond)
         return guided
@@ -74,30 +86,49 @@ def denoise(network: Callable[[Tensor, Tensor], Tensor], x: Tensor, rows: Tensor
 
 
 @torch.no_grad()
-def enhance(enhancer: Enhancer, core: Core, vae: Autoencoder, tokens: Tensor, frames: Tensor, how: Settings) -> Tensor:
-    """SDEdit over windows with randomized blending: frames [B, N, 3, 64, 64] -> [B, N, 3, 128, 128], in [-1, 1].
-
-    After each step, two neighbouring windows hand over at a random frame of their overlap.
-    """
-    random = torch.Generator(frames.device).manual_seed(how.seed)
-    large = functional.interpolate(frames.flatten(0, 1), scale_factor=2, mode="bilinear")
-    latents = torch.cat([vae.scaled_latents(part) for part in torch.split(large, 256)])
-    clean = torch.unflatten(latents, 0, frames.shape[:2])
-    rows = table(how.enhancer_steps, how.strength)
-    noise = torch.randn(clean.shape, device=clean.device, generator=random)
-    first = torch.full((len(frames),), int(rows[0, 1]), device=frames.device)
-    x = noised(clean, noise, first)[0]
-    text = core.text(tokens)
-    starts = range(0, frames.shape[1] - CHUNK + 1, CHUNK - how.overlap)
-    for row in rows:
+def enhance(
+    enhancer: Enhancer,
+    core: Core,
+    vae: Autoencoder,
+    tokens: Tensor,
+    frames: Tensor,
+    noises: Sequence[NoiseSource],
+    settings: Settings,
+) -> Tensor:
+    """SDEdit over windows with randomized blending: frames [B, N, 3, 64, 64] -> [B, N, 3, 128, 128], in [-1, 1]."""
+    rows = table(ENHANCER.steps, ENHANCER.strength)
+    starts = window_starts(frames.shape[1], CHUNK, settings.overlap)
+    offsets = [draw_offsets(noise, f"{STAGE}_offset", len(rows), starts, CHUNK) for noise in noises]
+    x, text = _noised(vae, frames, noises, int(rows[0, 1])), core.text(tokens)
+    for step, row in enumerate(rows):
         blended = torch.empty_like(x)
-        for number, start in enumerate(starts):
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-                done = denoise(
-                    lambda y, t: enhancer(y, t.expand(len(y)), text).float(), x[:, start : start + CHUNK], row[None]
-                )
-            cut = int(torch.randint(how.overlap + 1, (), generator=random, device=x.device)) if number else 0
-            blended[:, start + cut : start + CHUNK] = done[:, cut:]
+        for window, start in enumerate(starts):
+            done = denoise(lambda y, t: enhancer(y, t.expand(len(y)), text), x[:, start : start + CHUNK], row[None])
+            for index, drawn in enumerate(offsets):
+                cut = int(drawn[step, window])
+                blended[index, start + cut : start + CHUNK] = done[index, cut:]
         x = blended
-    parts = [vae.decode_scaled(part) for part in torch.split(x, CHUNK, dim=1)]
-    return torch.cat(parts, dim=1).clamp(-1, 1)
+    return torch.cat([_decoded(vae, clip[None]) for clip in x])
+
+
+def _noised(vae: Autoencoder, frames: Tensor, noises: Sequence[NoiseSource], timestep: int) -> Tensor:
+    """Latents of the enlarged frames, noised up to the first timestep: [B, N, C, h, w]."""
+    seen = ((frames.flatten(0, 1) + 1) * 127.5).floor() / 127.5 - 1  # the enhancer is given 8 bits
+    large = functional.interpolate(seen, scale_factor=2, mode="bilinear")
+    clean = torch.cat([vae.scaled_latents(part) for part in torch.split(large, ENCODED_AT_ONCE)])
+    clean = torch.unflatten(clean, 0, frames.shape[:2])
+    drawn = [_drawn(noises, f"{STAGE}_start", n, tuple(clean.shape[2:]), clean.device) for n in range(clean.shape[1])]
+    signal, share = signal_and_noise(torch.full((len(frames),), timestep, device=frames.device))
+    return signal * clean + share * torch.stack(drawn, dim=1)
+
+
+def _decoded(vae: Autoencoder, latents: Tensor) -> Tensor:
+    """latents: [1, N, C, h, w] -> frames, decoded in the groups of the engine."""
+    return torch.cat(list(_groups(vae, latents)), dim=1)
+
+
+def _groups(vae: Autoencoder, latents: Tensor) -> Iterator[Tensor]:
+    done = 0
+    for start in window_starts(latents.shape[1], CHUNK, 0):
+        yield vae.decode_scaled(latents[:, start : start + CHUNK]).clamp(-1, 1)[:, done - start :]
+        done = start + CHUNK

@@ -12,6 +12,7 @@ from stt2v.export.mini.training import Run
 
 STAGES = {
     "vae": "stt2v.export.mini.vae:train_vae",
+    "decoder": "stt2v.export.mini.vae:train_decoder",
     "judge": "stt2v.export.mini.judge:train_judge",
     "interpolator": "stt2v.export.mini.interpolator:train_interpolator",
     "core": "stt2v.export.mini.core:train_core",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -51,38 +51,46 @@ class Run:
         """bfloat16 on a GPU, float32 on a CPU."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
 
+    def begin(self, name: str, module: nn.Module) -> None:
+        """Go on from the stage's own weights where that is asked for."""
+        if self.resume:
+            load(name, module, self.weights)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What networks compute in."""
+        return torch.bfloat16 if self.device == "cuda" else torch.float32
+
+    def worker(self, module: Module) -> Module:
+        """A copy of `module` in `dtype` for the loss to call; `fit` keeps its weights those of the module.
+
+        Without autocast, norms and residual sums stay in bfloat16 too, which is a third of the time.
+        """
+        copy = deepcopy(module)
+        return copy.to(self.dtype)
+
     def prepared(self, module: nn.Module) -> nn.Module:
-        """The module as the loss should call it."""
+        """The module compiled, to be called under `precision()`."""
         return torch.compile(module, dynamic=False) if self.compiled else module  # type: ignore[return-value]
 
 
-def fit(name: str, module: Module, loss: Callable[[int], Tensor], run: Run, rate: float) -> Module:
-    """Minimise `loss` (called with the step's number) over the parameters of `module` until the run's time is over.
+def fit(
+    name: str, module: Module, loss: Callable[[int], Tensor], run: Run, rate: float, worker: Module | None = None
+) -> Module:
+    """Minimise `loss` (called with the step's number) over what `module` learns until the run's time is over.
+
+    Where the loss calls a `worker` (see `Run.worker`), gradients come from there, and new weights go there.
 
     Writes `<name>.safetensors` (float16, averaged weights) and `<name>.json` (the curve) every minute and at the end.
     Returns a copy of the module with the averaged weights.
     """
-    if run.resume:
-        load(name, module, run.weights)
-    module.eval()  # no dropout: no scene is seen often
-    averaged = deepcopy(module).requires_grad_(False)
-    parameters: list[Tensor] = list(module.parameters())
-    average: list[Tensor] = list(averaged.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=run.device == "cuda")
+    learner = Learner(module, worker or module, run, rate)
     curve: Curve = []
     begun = saved = time.monotonic()
     step, recent = 0, torch.zeros((), device=run.device)
     while time.monotonic() < run.deadline:
         share = (time.monotonic() - begun) / (run.deadline - begun)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * rate_share(share)
-        value = loss(step)
-        value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        torch._foreach_lerp_(average, parameters, 1 / (1 + AVERAGED * step))
-        recent += value.detach()
+        recent += learner.learn(loss(step), rate * rate_share(share), step)
         step += 1
         if step % LOG_EVERY == 0:
             curve.append((time.monotonic() - begun, step, float(recent) / LOG_EVERY))
@@ -90,9 +98,44 @@ def fit(name: str, module: Module, loss: Callable[[int], Tensor], run: Run, rate
             logger.info("%s %6.1f s, step %d, loss %.5f", name, *curve[-1])
         if time.monotonic() - saved > SAVE_EVERY:
             saved = time.monotonic()
-            save(name, averaged, run.out, curve)
-    save(name, averaged, run.out, curve)
-    return averaged
+            save(name, learner.averaged, run.out, curve)
+    save(name, learner.averaged, run.out, curve)
+    return learner.averaged
+
+
+class Learner(Generic[Module]):
+    """The weights that are learnt: in float32, as their moving average, and where the loss uses them."""
+
+    def __init__(self, module: Module, worker: Module, run: Run, rate: float) -> None:
+        module.eval()  # no dropout: no scene is seen often
+        worker.eval()
+        self.averaged = deepcopy(module)
+        every = zip(module.parameters(), self.averaged.parameters(), worker.parameters(), strict=True)
+        learnt = [triple for triple in every if triple[0].requires_grad]
+        self._weights, self._average, self._used = map(list, zip(*learnt, strict=True))
+        self._apart = worker is not module
+        self.averaged.requires_grad_(False)
+        self._optimiser = torch.optim.AdamW(
+            self._weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=run.device == "cuda"
+        )
+
+    def learn(self, loss: Tensor, rate: float, step: int) -> Tensor:
+        """One step down the gradient of `loss`, which is returned."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._apart:
+            for weight, used in zip(self._weights, self._used, strict=True):
+                weight.grad = None if used.grad is None else used.grad.float()
+                used.grad = None
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        if self._apart:
+            with torch.no_grad():
+                torch._foreach_copy_(self._used, self._weights)
+        torch._foreach_lerp_(self._average, self._weights, 1 / (1 + AVERAGED * step))
+        return loss.detach()
 
 
 def rate_share(share: float) -> float:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stt2v.export.mini.adapt import adapt
 from stt2v.export.mini.data import batches, draw_batch
-from stt2v.export.mini.norms import regroup
-from stt2v.export.mini.training import Run, fit, save
+from stt2v.export.mini.training import Run, fit, load, save
 from stt2v.export.mini.world import render
 from stt2v.export.models.temporal_vae import LATENT_SCALE, LatentEncoder, TemporalDecoder, VaeSpec
 from stt2v.export.models.video_blocks import fold, temporal_conv, unfold
@@ -31,6 +31,7 @@ KL_WEIGHT = 3e-4
 FIRST_LOG_VARIANCE = -4.0
 SPRITE_WEIGHT = 3.0  # what a pixel of a sprite counts more than one of the background
 EDGE_WEIGHT = 0.5
+WORST_LATENTS = 0.35  # standard deviations of noise on scaled latents
 
 
 class PatchEncoder(nn.Module):
@@ -87,7 +88,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.encoder = PatchEncoder()
         self.decoder = PatchDecoder()
-        regroup(self, GROUPS)
+        adapt(self, GROUPS)
 
     def forward(self, frames: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """frames: [B, F, 3, H, W], in [-1, 1]; noise: [(B F), C, h, w] -> frames again, mean KL divergence."""
@@ -138,13 +139,12 @@ def reconstruction_loss(decoded: Tensor, frames: Tensor, cover: Tensor) -> Tenso
 def vae_loss(model: Autoencoder, run: Run) -> Callable[[int], Tensor]:
     """The training loss, on clips of both frame sizes in turn."""
     forward = run.prepared(model)
-    sources = {size: batches(run.batch or count, run.seed + size, run.device) for size, count in SHARES.items()}
+    clips = both_sizes(run, run.seed)
 
     def loss(step: int) -> Tensor:
-        size = 128 if step % 4 == 3 else 64
-        batch = next(sources[size])
-        frames, cover = render(batch.scenes, batch.times(CHUNK), size)
-        noise = torch.randn(frames.shape[0] * CHUNK, CHANNELS, size // BLOCK, size // BLOCK, device=run.device)
+        frames, cover = clips(step)
+        side = frames.shape[-1] // BLOCK
+        noise = torch.randn(frames.shape[0] * CHUNK, CHANNELS, side, side, device=run.device)
         with run.precision():
             decoded, divergence = forward(frames, noise)
         total: Tensor = reconstruction_loss(decoded, frames, cover) + KL_WEIGHT * divergence
@@ -153,14 +153,57 @@ def vae_loss(model: Autoencoder, run: Run) -> Callable[[int], Tensor]:
     return loss
 
 
+def both_sizes(run: Run, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Clips and their sprites' cover for a step, as from `render`; every fourth time of the larger size."""
+    sources = {size: batches(run.batch or count, seed + size, run.device) for size, count in SHARES.items()}
+
+    def clips(step: int) -> tuple[Tensor, Tensor]:
+        size = 128 if step % 4 == 3 else 64
+        batch = next(sources[size])
+        return render(batch.scenes, batch.times(CHUNK), size)
+
+    return clips
+
+
 def train_vae(run: Run) -> None:
     """The first stage. Ends with latents of unit spread in every channel."""
     torch.manual_seed(run.seed)
     model = Autoencoder().to(run.device)
     begin_linear(model, sample_frames(run.device))
+    run.begin(NAME, model)
     trained = fit(NAME, model, vae_loss(model, run), run, RATE)
     normalise(trained, sample_frames(run.device))
     save(NAME, trained, run.out)
+
+
+def train_decoder(run: Run) -> None:
+    """The decoder alone, which learns to mend latents that are a little off, as generated ones are.
+
+    Latents mean what they meant before, so networks that make them stay valid.
+    """
+    torch.manual_seed(run.seed)
+    model = Autoencoder().to(run.device)
+    load(NAME, model, run.weights)
+    model.encoder.requires_grad_(False)
+    fit(NAME, model, decoder_loss(model, run), run, RATE / 2)
+
+
+def decoder_loss(model: Autoencoder, run: Run) -> Callable[[int], Tensor]:
+    """As `vae_loss`, from latents with noise of up to `WORST_LATENTS` standard deviations, another for each clip."""
+    decode = run.prepared(model.decoder)
+    clips = both_sizes(run, run.seed + 6)
+
+    def loss(step: int) -> Tensor:
+        frames, cover = clips(step)
+        with torch.no_grad(), run.precision():
+            latents = torch.unflatten(model.scaled_latents(frames.flatten(0, 1)), 0, frames.shape[:2])
+        amount = WORST_LATENTS * torch.rand(len(frames), 1, 1, 1, 1, device=run.device)
+        noisy = (latents + amount * torch.randn_like(latents)).flatten(0, 1) / LATENT_SCALE
+        with run.precision():
+            decoded = decode(noisy, CHUNK)
+        return reconstruction_loss(decoded.reshape(frames.shape), frames, cover)
+
+    return loss
 
 
 def sample_frames(device: str) -> Tensor:

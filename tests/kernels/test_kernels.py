@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stt2v.kernels import attention, fp8, geglu, group_norm
+from stt2v.kernels import attention, attention_gradient, fp8, geglu, group_norm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TYPES = {torch.float32: 1e-6, torch.float16: 1e-3}  # allowed rel; half precision rounds once, to 11 bits
@@ -59,3 +59,17 @@ def test_fp8_product_is_as_far_off_as_its_format() -> None:
     actual = fp8.fp8_product(x8, weight8, x_scale, weight_scale.T.contiguous())
     assert rel(actual, torch.nn.functional.linear, x, weight) < 0.05  # 3 bits of mantissa: up to 1/16 a factor
     assert float(fp8.quantised_rows(torch.zeros(1, 16))[1]) > 0
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(16, 16), (16, 8)])
+def test_gradient_of_short_attention(queries: int, keys: int) -> None:
+    shapes = ((3, queries, 2, 16), (3, keys, 2, 16), (3, keys, 2, 16))
+    q, k, v = (random(*s, dtype=torch.float32, seed=n).transpose(1, 2) for n, s in enumerate(shapes))
+    ours, theirs = (
+        [part.detach().to(dtype).requires_grad_() for part in (q, k, v)] for dtype in (q.dtype, torch.float64)
+    )
+    arriving = random(3, 2, queries, 16, dtype=torch.float32, seed=4)
+    attention_gradient.attend(*ours).backward(arriving)
+    torch.nn.functional.scaled_dot_product_attention(*theirs).backward(arriving.double())
+    for mine, other in zip(ours, theirs, strict=True):
+        assert float((mine.grad.double() - other.grad).norm() / other.grad.norm()) < 1e-5

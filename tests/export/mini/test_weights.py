@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from stt2v.engine.noise import Noise
+from stt2v.engine.store import SHIPPED as STORED
 from stt2v.export.mini import atlas
 from stt2v.export.mini.captions import tokenizer
 from stt2v.export.mini.data import draw_batch
 from stt2v.export.mini.interpolator import CONFIG
 from stt2v.export.mini.judge import Judge, kind_of_motion, look
-from stt2v.export.mini.networks import Core, Enhancer
-from stt2v.export.mini.sample import Settings, generate
+from stt2v.export.mini.networks import SHARED, Core, Enhancer
+from stt2v.export.mini.sample import Settings, enhance, generate
 from stt2v.export.mini.training import load
 from stt2v.export.mini.vae import Autoencoder
 from stt2v.export.mini.world import render
@@ -71,17 +73,35 @@ def test_the_interpolator_beats_the_mean_of_both_frames(truth):
 
 def test_the_networks_sample_what_they_are_told(truth, vae):
     batch, _, _ = truth
-    core, settings = trained("core", Core()), Settings(chunks=2, steps=2)
-    frames = generate(core, vae, batch.tokens[:1], settings)
+    core, enhancer = trained("core", Core()), trained("enhancer", Enhancer())
+    enhancer.begin(core, anew=False)
+    noises, settings = [Noise(1)], Settings(chunks=2, steps=2)
+    frames = generate(core, vae, batch.tokens[:1], noises, settings)
     assert frames.shape == (1, 24, 3, 64, 64)
     assert torch.isfinite(frames).all()
-    assert torch.equal(frames, generate(core, vae, batch.tokens[:1], settings))
-    trained("enhancer", Enhancer())
+    assert torch.equal(frames, generate(core, vae, batch.tokens[:1], noises, settings))
+    assert not torch.equal(frames, generate(core, vae, batch.tokens[:1], [Noise(2)], settings))
+    assert enhance(enhancer, core, vae, batch.tokens[:1], frames, noises, settings).shape == (1, 24, 3, 128, 128)
+
+
+def test_an_enhancer_is_kept_without_what_it_shares():
+    core, enhancer, again = Core(), Enhancer(), Enhancer()
+    enhancer.begin(core, anew=True)
+    kept = enhancer.state_dict()
+    assert not any(name.startswith(f"unet.{part}.") for name in kept for part in SHARED)
+    again.load_state_dict(kept)
+    again.begin(core, anew=False)
+    pairs = zip(enhancer.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not any(p.requires_grad for p in again.unet.mid_block.parameters())
+    with pytest.raises(RuntimeError, match="conv_in"):
+        again.load_state_dict({name: value for name, value in kept.items() if "conv_in" not in name})
 
 
 def test_the_tokenizer_file_is_that_of_the_grammar():
     assert (WEIGHTS / "tokenizer.json").read_text() == tokenizer().to_str(pretty=True)
 
 
-def test_the_weights_stay_small():
-    assert sum((WEIGHTS / f"{name}.safetensors").stat().st_size for name in SHIPPED) < 25.2e6
+def test_what_is_shipped_stays_small():
+    assert sum((WEIGHTS / f"{name}.safetensors").stat().st_size for name in SHIPPED) < 23e6
+    assert sum(path.stat().st_size for path in (STORED / "mini").iterdir()) < 25e6
