@@ -8,14 +8,14 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 	'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu lint type format dev pin wheel-check clean
+.PHONY: help demo test test-slow test-gpu lint type format dev mini pin wheel-check clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 demo: $(VENV)/.installed-cpu  ## make a video with the engines that are shipped (no torch)
 	@mkdir -p $(OUT)
-	$(BIN)/stt2v generate --image tests/data/landscape.jpg --output $(OUT)/demo.mp4
+	$(BIN)/stt2v generate --prompt "a panda bouncing on grass" --output $(OUT)/demo.mp4
 	@echo "The video is $(CURDIR)/$(OUT)/demo.mp4"
 
 test: $(VENV)/.installed-dev  ## run the tests
@@ -39,6 +39,11 @@ format: $(VENV)/.installed-dev  ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 dev: $(VENV)/.installed-dev  ## set up what the other verbs need
+
+mini: $(VENV)/.installed-dev  ## train `mini` from scratch on a GPU (an hour), and build its engine set
+	export/mini/train.sh $(BIN)/python
+	$(BIN)/stt2v build-engines --model mini --out engine/sets/mini
+	$(MAKE) pin
 
 pin: $(VENV)/.installed-dev  ## pin the engine sets of the package, after one of them was built anew
 	$(BIN)/python -m stt2v.export.pin

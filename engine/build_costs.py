@@ -55,8 +55,30 @@ _STREAMING_T2V = {
     "update": 0,
     "vae_decode": 84,
 }
-MILLIONS: Mapping[str, Mapping[str, int]] = MappingProxyType(
-    {"streaming-svd": _STREAMING_SVD, "streaming-t2v": _STREAMING_T2V, "i2vgen-xl": _I2VGEN_XL, "vid2vid": _VID2VID}
+_MINI = {
+    "text_encoder": 0.3,
+    "anchor": 0.3,
+    "conditions": 0.6,
+    "step": 6,
+    "vae_decode": 0.9,
+    "interpolate": 0.5,
+}
+_MINI_ENHANCER = {
+    "enhance_text_encoder": 0.3,
+    "enhance_conditions": 0.1,
+    "enhance_vae_encode": 0.5,
+    "enhance_vae_decode": 0.9,
+    "enhance_step": 3.7,
+}
+MILLIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "mini": _MINI,
+        "streaming-svd": _STREAMING_SVD,
+        "streaming-t2v": _STREAMING_T2V,
+        "i2vgen-xl": _I2VGEN_XL,
+        "mini-enhancer": _MINI_ENHANCER,
+        "vid2vid": _VID2VID,
+    }
 )
 """Family or enhancer -> graph, its numbers left out -> millions of weights at the published width."""
 
@@ -107,7 +129,7 @@ def disk_bytes(backend: str, parts: Iterable[Cost]) -> int:
 def published_graphs(model: Model) -> tuple[str, ...]:
     """The graphs of a model, without sizes and numbers."""
     names = [*MILLIONS[model.family], *(MILLIONS[model.enhancing.name] if model.enhancing else ())]
-    return (*names, *(["interpolate"] if model.interpolate else []))
+    return tuple(dict.fromkeys([*names, *(["interpolate"] if model.interpolate else [])]))
 
 
 def _built(model: Model, backend: str, precision: str) -> dict[str, EngineEntry]:
@@ -129,11 +151,11 @@ def _measured(entry: EngineEntry, backend: str) -> Cost:
 
 def _tabled(model: Model, backend: str, precision: str, graph: str) -> Cost:
     name = plain(graph)
-    known = {**MILLIONS.get(model.family, {}), "interpolate": INTERPOLATOR}
+    known = {"interpolate": INTERPOLATOR, **MILLIONS.get(model.family, {})}
     known |= MILLIONS[model.enhancing.name] if model.enhancing else {}
     if model.toy or name not in known:
         return Cost(graph, None, None, None, "")
-    weights = known[name] * 1_000_000 * WIDTHS[precision]
+    weights = int(known[name] * 1_000_000 * WIDTHS[precision])
     return Cost(graph, SECONDS.get((backend, name)), weights, _host(backend, weights), "a table")
 
 

@@ -83,7 +83,8 @@ class Loop:
         """All frames of the first chunk: [F, 3, H, W]."""
         if self.given is not None:
             return self.given
-        latents = self._denoise("first_step", 0, self.model.first, self.conditions.first(), self.noise)
+        step = "step" if self.model.one_network else "first_step"
+        latents = self._denoise(step, 0, self.model.first, self.conditions.first(), self.noise)
         frames = self._decode(latents)
         return through_8_bits(frames) if self.model.first_through_8_bits else frames
 

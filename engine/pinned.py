@@ -8,9 +8,13 @@ from types import MappingProxyType
 
 PINNED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
+        "mini": {
+            "manifest.json": "11a3dd7bbfd89875590c4836f07017136c82140a65e05f9ae607788f96458cbe",
+            "parity.json": "45ecb5690d70746f0d17216840a85072a1e52da83ac640242e43d1344f9c78c3",
+        },
         "tiny": {
-            "manifest.json": "6a91721baeb873b17153ba69a273a3c141a97cf3c03117bc59f2da02a8434141",
-            "parity.json": "86f22d50375b8b6bbb24361fda3fe3db8b91715903995f551307ac5cb77b7285",
+            "manifest.json": "bb629b475978e91d69c53afbc99cc0e99e4c62e77b52d72fc39efd1521e502d8",
+            "parity.json": "f8e95d15639026f3c94274a1d057493413c40adbb60e18d813af10a4f926dd1d",
         },
     }
 )

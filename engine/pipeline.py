@@ -138,12 +138,12 @@ class Pipeline:
         return from_uint8(frames.transpose(0, 3, 1, 2))
 
     def _texts(self) -> list[Tokens]:
-        """What each chunk is told, [2, 77], the negative prompt first; nothing where the set reads no text for it."""
+        """What each chunk is told, [2, T], the negative prompt first; nothing where the set reads no text for it."""
         if "text" not in self.tokenizers:
             return []
         tokenize = self.tokenizers["text"]
         negative = tokenize(self.settings.negative_prompt or "")
-        return [np.concatenate([negative, tokenize(prompt)]) for prompt in self.plan.chunk_prompts]
+        return [np.concatenate([negative, tokenize(prompt)]) for prompt in self.plan.chunk_prompts or ("",)]
 
     def _enhanced(
         self, generated: Iterator[int], chunks: Chunks, keeper: RunKeeper, picture: Frames | None, first: int

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from stt2v.engine.blend import window_starts
 from stt2v.engine.models.i2vgen_xl import EnhancerSettings, key_lengths, plan_passes
+from stt2v.engine.models.mini import run_steps
 from stt2v.engine.models.model import Enhancing, Model
 from stt2v.engine.plan import RunPlan
 from stt2v.engine.request import Settings
@@ -40,7 +41,7 @@ def _generate(model: Model, settings: Settings, plan: RunPlan, graphs: Collectio
     later, own_first = len(plan.chunks) - 1, settings.first_chunk is None
     calls = steps("step", later * settings.streaming.steps, graphs)
     if own_first:
-        calls += steps("first_step", model.first.steps, graphs)
+        calls += steps("step" if model.one_network else "first_step", model.first.steps, graphs)
     for size in decode_groups(model.chunk, model.decode_group):
         calls[f"vae_decode_{size}"] += later + own_first
     return +(calls + _CONDITIONS[model.family](plan, own_first, later))
@@ -58,6 +59,18 @@ def _streaming_svd(plan: RunPlan, own_first: bool, later: int) -> Calls:
 def _streaming_t2v(plan: RunPlan, own_first: bool, later: int) -> Calls:
     texts = len({*plan.chunk_prompts})
     return Counter(text_encoder=texts, anchor=int(bool(later)), first_conditions=int(own_first), conditions=later)
+
+
+def _mini(plan: RunPlan, own_first: bool, later: int) -> Calls:
+    chunks = own_first + later
+    return Counter(text_encoder=len({*plan.chunk_prompts}) or 1, anchor=own_first + bool(later), conditions=chunks)
+
+
+def _mini_enhancer(how: Enhancing, plan: RunPlan, graphs: Collection[str]) -> Calls:
+    frames = plan.clip_frames
+    windows, groups = (len(window_starts(frames, how.window, overlap)) for overlap in (how.overlap, 0))
+    others = Counter(enhance_text_encoder=1, enhance_conditions=1, enhance_vae_encode=frames, enhance_vae_decode=groups)
+    return others + steps(f"enhance_{how.window}_step", windows * run_steps(how.steps), graphs)
 
 
 def _i2vgen_xl(how: Enhancing, plan: RunPlan, graphs: Collection[str]) -> Calls:
@@ -88,8 +101,8 @@ def _vid2vid(how: Enhancing, plan: RunPlan, graphs: Collection[str]) -> Calls:
 
 
 _CONDITIONS: Mapping[str, Callable[[RunPlan, bool, int], Calls]] = MappingProxyType(
-    {"streaming-svd": _streaming_svd, "streaming-t2v": _streaming_t2v}
+    {"mini": _mini, "streaming-svd": _streaming_svd, "streaming-t2v": _streaming_t2v}
 )
 _ENHANCERS: Mapping[str, Callable[[Enhancing, RunPlan, Collection[str]], Calls]] = MappingProxyType(
-    {"i2vgen-xl": _i2vgen_xl, "vid2vid": _vid2vid}
+    {"i2vgen-xl": _i2vgen_xl, "mini-enhancer": _mini_enhancer, "vid2vid": _vid2vid}
 )

@@ -38,7 +38,18 @@ def _modelscope_ancestral(steps: int) -> Schedule:
     return Schedule(ddim.ddim_table(MODELSCOPE, steps, eta=1.0), 1.0)
 
 
+def cosine_v(steps: int) -> ddim.Schedule:
+    """Prediction of v on a cosine schedule (Nichol & Dhariwal 2021), the first of `steps` steps from pure noise."""
+    last = ddim.Schedule.num_train_timesteps
+    return ddim.Schedule("v_prediction", "squaredcos_cap_v2", num_train_timesteps=last, steps_offset=last // steps - 1)
+
+
+def _cosine(steps: int) -> Schedule:
+    return Schedule(ddim.ddim_table(cosine_v(steps), steps), 1.0)
+
+
 SCHEDULES: Mapping[str, Callable[[int], Schedule]] = {
+    "cosine": _cosine,
     "karras": _euler(karras),
     "align-your-steps": _euler(align_your_steps),
     "modelscope": _modelscope,

@@ -165,7 +165,7 @@ class Session(Closing):
 
     def picture(self, settings: Settings, progress: Progress) -> Frames | None:
         """The picture to start from, where the model takes one: the request's, or one of its prompt."""
-        if "image" not in self.model.inputs:
+        if "image" not in self.model.inputs or (settings.image is None and "text" in self.tokenizers):
             return None
         picture = self._still(settings, progress) if settings.image is None else load_image(settings.image)
         pixels, word = fit_image(picture, self.model.width, self.model.height, settings.fit)

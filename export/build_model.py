@@ -46,7 +46,7 @@ def model_build(
         declared = resized(declared, *size)
     declared = replace(declared, enhancing=choose_enhancer(declared, enhancer))
     if weights is None and not (random_weights or declared.toy):
-        weights = _pulled(model)
+        weights = own_weights(model) or _pulled(model)
     random = weights is None and not declared.toy
     if random:
         declared = replace(declared, warning=NOISE)
@@ -78,6 +78,12 @@ def run_planned(build: EngineSetBuild, jobs: int, only: Collection[str]) -> Buil
 
     with ExpectedProgress(build.builder.progress, {cost.graph: cost.seconds for cost in expected}) as progress:
         return replace(build, builder=replace(build.builder, progress=progress)).run(jobs, only, review)
+
+
+def own_weights(model: str) -> Path | None:
+    """The folder of the weights of `model` where they are part of the package."""
+    folder = Path(__file__).parent / model / "weights"
+    return folder if folder.is_dir() else None
 
 
 def _pulled(model: str) -> Path:

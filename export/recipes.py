@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from stt2v.engine.media.canvas import cut_size
 from stt2v.engine.models.i2vgen_xl import key_lengths
 from stt2v.engine.models.model import Enhancing, Model
-from stt2v.export.families import ema_vfi, i2vgen_xl, streaming_svd, streaming_t2v, vid2vid
-from stt2v.export.graph import GraphMaker
+from stt2v.export.families import ema_vfi, i2vgen_xl, mini, streaming_svd, streaming_t2v, vid2vid
+from stt2v.export.graph import Graph, GraphMaker
+from stt2v.export.mini.captions import tokenizer as mini_tokenizer
 from stt2v.export.tokenizers import OPEN_CLIP_PADDING, byte_tokenizer, read_tokenizer
 from stt2v.export.weights.folder import WeightFolder
 
@@ -33,10 +37,21 @@ def recipe_for(model: Model, weights: Path | None) -> Recipe:
     parts = [FAMILIES[model.family](model, source)]
     if model.enhancing:
         parts.append(ENHANCERS[model.enhancing.name](model.enhancing, source, toy=model.toy))
-    if model.interpolate and (source is None or source.has("ema-vfi")):
-        parts.append(_interpolator(model, source))
+    if model.interpolate and (interpolator := INTERPOLATORS.get(model.family, _interpolator)(model, source)):
+        parts.append(interpolator)
     graphs = {name: graph for part in parts for name, graph in part.graphs.items()}
+    if model.toy:
+        graphs = {name: partial(_rounded, make) for name, make in graphs.items()}
     return Recipe(graphs, {name: text for part in parts for name, text in part.files.items()})
+
+
+def _rounded(make: GraphMaker) -> Graph:
+    """The graph with weights that float16 holds, so that a shipped set of random weights is half as large."""
+    graph = make()
+    with torch.no_grad():
+        for weight in graph.module.parameters():
+            weight.copy_(weight.half())
+    return graph
 
 
 def _streaming_svd(model: Model, source: WeightFolder | None) -> Recipe:
@@ -89,16 +104,43 @@ def _vid2vid(how: Enhancing, source: WeightFolder | None, toy: bool) -> Recipe:
     return Recipe(graphs.makers(), {"enhance_tokenizer.json": _modelscope_tokenizer(source)})
 
 
-def _interpolator(model: Model, source: WeightFolder | None) -> Recipe:
+def _mini(model: Model, source: WeightFolder | None) -> Recipe:
+    graphs = mini.streaming_graphs(model, mini.networks_of(source, SEED))
+    return Recipe(graphs, {"text_tokenizer.json": mini_tokenizer().to_str()})
+
+
+def _mini_enhancer(how: Enhancing, source: WeightFolder | None, toy: bool) -> Recipe:
+    graphs = mini.EnhancerGraphs(mini.networks_of(source, SEED), how)
+    return Recipe(graphs.makers(), {"enhance_tokenizer.json": mini_tokenizer().to_str()})
+
+
+def _mini_interpolator(model: Model, source: WeightFolder | None) -> Recipe:
+    return Recipe(mini.InterpolatorGraphs(source, _sizes(model)).makers(), {})
+
+
+def _sizes(model: Model) -> tuple[tuple[int, int], ...]:
+    """What pictures an interpolator gets: without the enhancer and with it."""
     size, how = (model.width, model.height), model.enhancing
-    sizes = (size, cut_size(size, (how.width, how.height))) if how else (size,)  # without the enhancer and with it
+    return (size, cut_size(size, (how.width, how.height))) if how else (size,)
+
+
+def _interpolator(model: Model, source: WeightFolder | None) -> Recipe | None:
+    if source and not source.has("ema-vfi"):
+        return None
     config = ema_vfi.TOY if model.toy else ema_vfi.PUBLISHED
     weights = source.read("ema-vfi") if source else ema_vfi.random_weights(config, SEED)
-    return Recipe(ema_vfi.InterpolatorGraphs(config, weights, sizes).makers(), {})
+    return Recipe(ema_vfi.InterpolatorGraphs(config, weights, _sizes(model)).makers(), {})
 
 
 FAMILIES: Mapping[str, Callable[[Model, WeightFolder | None], Recipe]] = {
+    "mini": _mini,
     "streaming-svd": _streaming_svd,
     "streaming-t2v": _streaming_t2v,
 }
-ENHANCERS: Mapping[str, Callable[..., Recipe]] = {"i2vgen-xl": _i2vgen_xl, "vid2vid": _vid2vid}
+ENHANCERS: Mapping[str, Callable[..., Recipe]] = {
+    "i2vgen-xl": _i2vgen_xl,
+    "mini-enhancer": _mini_enhancer,
+    "vid2vid": _vid2vid,
+}
+INTERPOLATORS: Mapping[str, Callable[[Model, WeightFolder | None], Recipe | None]] = {"mini": _mini_interpolator}
+"""Of families that have one of their own."""

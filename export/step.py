@@ -98,6 +98,21 @@ class Step(nn.Module):
         return x_next, x0
 
 
+class SingleStep(nn.Module):
+    """One step of a network that is not guided. x, coefficients, conditions, results as for `Step`."""
+
+    def __init__(self, network: nn.Module, rule: UpdateRule) -> None:
+        super().__init__()
+        self.one = Half(network)
+        self.update = Update(rule)
+
+    def forward(self, x: Tensor, coefficients: Tensor, **extra: Tensor) -> tuple[Tensor, Tensor]:
+        conditions, updates = _parted(extra)
+        prediction = self.one(x, coefficients, **conditions)
+        x_next, x0 = self.update(x, prediction, prediction, x.new_ones(len(x)), coefficients, **updates)
+        return x_next, x0
+
+
 class HalvesApart(nn.Module):
     """What `Step` does, one guidance half after the other: half of the activations, and more than half of the speed."""
 

@@ -78,7 +78,7 @@ def test_public_names_are_found() -> None:
 def test_models(run: Run) -> None:
     code, out, _ = run("models")
     assert code == 0
-    assert "tiny (default)" in out
+    assert "mini (default)" in out
     assert "untrained" in out
     assert "256x256 (720x720 after vid2vid), 80 frames at 8 fps, seed 33\n" in out
     declared = json.loads(run("models", "--json")[1])
@@ -86,15 +86,17 @@ def test_models(run: Run) -> None:
 
 
 def test_plan(run: Run) -> None:
-    code, out, _ = run("plan", "--image", PICTURE, "--model", "streaming-svd", "--json")
+    code, out, _ = run("plan", "--model", "tiny", "--image", PICTURE, "--model", "streaming-svd", "--json")
     planned = json.loads(out)
     assert code == 0
     assert (planned["num_frames"], planned["base_frames"], len(planned["chunks"])) == (200, 100, 6)
-    assert "streaming-svd: 200 frames" in run("plan", "--image", PICTURE, "--model", "streaming-svd")[1]
+    assert (
+        "streaming-svd: 200 frames" in run("plan", "--model", "tiny", "--image", PICTURE, "--model", "streaming-svd")[1]
+    )
 
 
 def test_plan_of_fewer_stages(run: Run) -> None:
-    words = ("plan", "--image", PICTURE, "--model", "streaming-svd", "--num-frames", 43, "--json")
+    words = ("plan", "--model", "tiny", "--image", PICTURE, "--model", "streaming-svd", "--num-frames", 43, "--json")
     planned = json.loads(run(*words, "--no-interpolate", "--no-enhance")[1])
     assert (planned["base_frames"], len(planned["chunks"])) == (43, 2)
     assert (planned["width"], planned["height"], planned["enhancing"]) == (1024, 576, None)
@@ -158,7 +160,8 @@ def test_doctor(run: Run) -> None:
     ],
 )
 def test_generate_refuses(run: Run, words: list[object], code: int, said: str) -> None:
-    got, out, err = run("generate", *words)
+    model = [] if "--model" in words else ["--model", "tiny"]
+    got, out, err = run("generate", *model, *words)
     assert_one_line(err)
     assert said in err
     assert (got, out) == (code, "")
@@ -181,7 +184,7 @@ def _half(path: Path) -> None:
 def test_generate_refuses_pictures(run: Run, tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     picture = tmp_path / "spoilt.png"
     spoil(picture)
-    code, out, err = run("generate", "--image", picture)
+    code, out, err = run("generate", "--model", "tiny", "--image", picture)
     assert_one_line(err)
     assert "spoilt.png" in err
     assert (code, out) == (2, "")
@@ -190,7 +193,7 @@ def test_generate_refuses_pictures(run: Run, tmp_path: Path, spoil: Callable[[Pa
 
 def test_generate_refuses_a_folder_without_pictures(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    code, _, err = run("generate", "--image", tmp_path / "empty")
+    code, _, err = run("generate", "--model", "tiny", "--image", tmp_path / "empty")
     assert_one_line(err)
     assert code == 2
     assert not list(Path.cwd().iterdir())
@@ -199,7 +202,7 @@ def test_generate_refuses_a_folder_without_pictures(run: Run, tmp_path: Path) ->
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_generate_refuses_a_folder_that_is_not_writable(run: Run, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o555)
-    code, _, err = run("generate", "--image", PICTURE, "--output", tmp_path / "closed" / "out.mp4")
+    code, _, err = run("generate", "--model", "tiny", "--image", PICTURE, "--output", tmp_path / "closed" / "out.mp4")
     assert_one_line(err)
     assert code == 1
 
@@ -215,11 +218,11 @@ def test_errors_are_one_line_and_debug_shows_more(
         raise error
 
     monkeypatch.setattr("stt2v.engine.commands.plan.find_model", fail)
-    got, _, err = run("plan", "--image", PICTURE)
+    got, _, err = run("plan", "--model", "tiny", "--image", PICTURE)
     assert_one_line(err)
     assert got == code
     for words in (("--debug", "plan"), ("plan", "--debug")):
-        got, _, err = run(*words, "--image", PICTURE)
+        got, _, err = run(*words, "--model", "tiny", "--image", PICTURE)
         assert "Traceback" in err
         assert got == code
 
@@ -229,7 +232,7 @@ def test_ctrl_c(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stt2v.engine.commands.plan.find_model", stop)
-    assert run("plan", "--image", PICTURE) == (130, "", "stt2v: stopped\n")
+    assert run("plan", "--model", "tiny", "--image", PICTURE) == (130, "", "stt2v: stopped\n")
 
 
 def test_build_engines_refuses(run: Run) -> None:
@@ -240,7 +243,7 @@ def test_build_engines_refuses(run: Run) -> None:
 
 
 def test_generate(run: Run) -> None:
-    words = ("generate", "--image", PICTURE, "--num-frames", 3, "--steps", 1)
+    words = ("generate", "--model", "tiny", "--image", PICTURE, "--num-frames", 3, "--steps", 1)
     code, out, err = run(*words)
     assert (code, out) == (0, "out.mp4\n")
     assert "untrained" in err
@@ -261,14 +264,14 @@ def test_generate_from_a_folder(run: Run, tmp_path: Path) -> None:
     for name in ("b", "a"):
         Image.new("RGB", (128, 64), "navy").save(pictures / f"{name}.png")
     (pictures / "notes.txt").write_text("no picture")
-    code, out, _ = run("generate", "--image", pictures, "--num-frames", 1)
+    code, out, _ = run("generate", "--model", "tiny", "--image", pictures, "--num-frames", 1)
     assert (code, out) == (0, "out/a.mp4\nout/b.mp4\n")
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.mp4", "b.mp4"]
 
 
 def test_installed_script(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("stt2v")
-    words = [script, "generate", "--image", "photo.jpg", "--num-frames", "0"]
+    words = [script, "generate", "--model", "tiny", "--image", "photo.jpg", "--num-frames", "0"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -279,7 +282,17 @@ def test_installed_script(tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_at_its_beginning_leaves_nothing_behind(
     sent: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    words = ["generate", "--image", str(PICTURE), "--num-frames", "400", "--output", str(tmp_path / "out.mp4")]
+    words = [
+        "generate",
+        "--model",
+        "tiny",
+        "--image",
+        str(PICTURE),
+        "--num-frames",
+        "400",
+        "--output",
+        str(tmp_path / "out.mp4"),
+    ]
     script = "import sys; from stt2v.cli import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "STT2V_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", script, *words]
@@ -304,7 +317,9 @@ def test_a_bad_picture_of_a_folder_does_not_stop_the_others(run: Run, tmp_path: 
     for name in ("a.png", "a.jpg", "c.png"):
         Image.new("RGB", (128, 64), "navy").save(pictures / name)
     (pictures / "b.png").write_text("no picture")
-    code, out, err = run("generate", "--image", pictures, "--num-frames", 1, "--no-enhance", "--no-interpolate")
+    code, out, err = run(
+        "generate", "--model", "tiny", "--image", pictures, "--num-frames", 1, "--no-enhance", "--no-interpolate"
+    )
     assert (code, out) == (2, "out/a.jpg.mp4\nout/a.png.mp4\nout/c.mp4\n")
     assert err.splitlines()[-1].endswith("1 of 4 pictures could not be used: b.png")
 
@@ -313,7 +328,7 @@ def test_a_bad_picture_of_a_folder_does_not_stop_the_others(run: Run, tmp_path: 
 def test_a_folder_that_cannot_be_made_is_refused(run: Run, tmp_path: Path, output: str) -> None:
     Path("file").write_text("in the way")
     Image.new("RGB", (128, 64)).save(tmp_path / "a.png")
-    code, _, err = run("generate", "--image", tmp_path, "-o", output)
+    code, _, err = run("generate", "--model", "tiny", "--image", tmp_path, "-o", output)
     assert code == 1
     assert "cannot be made" in err.splitlines()[-1]
 
@@ -323,6 +338,8 @@ def test_the_file_carries_what_is_needed_to_make_it_again(run: Run) -> None:
 
     run(
         "generate",
+        "--model",
+        "tiny",
         "--image",
         PICTURE,
         "--num-frames",
@@ -341,7 +358,18 @@ def test_the_file_carries_what_is_needed_to_make_it_again(run: Run) -> None:
     assert made["streaming"] == {"schedule": "align-your-steps", "steps": 2, "guidance": [1.0, 2.0]}
     assert made["enhancing"] is None
     assert len(made["image"]) == len(made["weights"]) == 64
-    run("generate", "--image", PICTURE, "--num-frames", 1, "--no-enhance", "--no-interpolate", "--no-metadata")
+    run(
+        "generate",
+        "--model",
+        "tiny",
+        "--image",
+        PICTURE,
+        "--num-frames",
+        1,
+        "--no-enhance",
+        "--no-interpolate",
+        "--no-metadata",
+    )
     with av.open("out.mp4") as file:
         assert "comment" not in file.metadata
 
@@ -350,7 +378,7 @@ def test_a_video_is_made_again_from_its_file(run: Run, tmp_path: Path) -> None:
     words = ("--num-frames", 2, "--steps", 1, "--no-enhance", "--no-interpolate")
     picture = tmp_path / "picture.png"
     Image.new("RGB", (128, 64), "navy").save(picture)
-    run("generate", "--image", picture, *words, "--seed", 5)
+    run("generate", "--model", "tiny", "--image", picture, *words, "--seed", 5)
     first = Path("out.mp4").read_bytes()
 
     code, _, err = run("generate", "--from", "out.mp4", "-o", "again.mp4")
@@ -358,7 +386,7 @@ def test_a_video_is_made_again_from_its_file(run: Run, tmp_path: Path) -> None:
     assert "was made with" not in err
     code, _, err = run("generate", "--from", "out.mp4", "--seed", 6, "-o", "other.mp4")
     assert "out.mp4 was made with seed 5, here it is 6\n" in err
-    run("generate", "--image", picture, *words, "--seed", 6, "-o", "fresh.mp4")
+    run("generate", "--model", "tiny", "--image", picture, *words, "--seed", 6, "-o", "fresh.mp4")
     assert Path("other.mp4").read_bytes() == Path("fresh.mp4").read_bytes()
     assert json.loads(run("plan", "--from", "out.mp4", "--json")[1])["seed"] == 5
 
@@ -375,7 +403,19 @@ def test_a_video_is_made_again_from_its_file(run: Run, tmp_path: Path) -> None:
 def test_a_run_can_be_watched_and_measured(run: Run) -> None:
     import av
 
-    words = ("generate", "--image", PICTURE, "--num-frames", 30, "--steps", 1, "--no-enhance", "--no-interpolate")
+    words = (
+        "generate",
+        "--model",
+        "tiny",
+        "--image",
+        PICTURE,
+        "--num-frames",
+        30,
+        "--steps",
+        1,
+        "--no-enhance",
+        "--no-interpolate",
+    )
     views = ("--preview", "live.mp4", "--contact-sheet", "sheet.png")
     code, _, err = run(*words, *views, "--on-drift", "retry", "--drift-limits", "sharpness=1")
     assert code == 0
@@ -399,7 +439,7 @@ def test_a_run_can_be_watched_and_measured(run: Run) -> None:
     ],
 )
 def test_views_and_drift_are_refused(run: Run, words: list[object], said: str) -> None:
-    code, _, err = run("generate", "--image", PICTURE, "--num-frames", 1, *words)
+    code, _, err = run("generate", "--model", "tiny", "--image", PICTURE, "--num-frames", 1, *words)
     assert_one_line(err)
     assert code == 2
     assert said in err
@@ -410,7 +450,7 @@ def test_a_video_ends_where_it_drifts(run: Run) -> None:
     import av
 
     words = ("--num-frames", 60, "--steps", 1, "--no-enhance", "--no-interpolate", "--on-drift", "stop")
-    code, out, err = run("generate", "--image", PICTURE, *words, "--drift-limits", "sharpness=1")
+    code, out, err = run("generate", "--model", "tiny", "--image", PICTURE, *words, "--drift-limits", "sharpness=1")
     assert (code, out) == (3, "out.mp4\n")
     assert "chunk 1 drifts, sharpness " in err
     with av.open("out.mp4") as whole:

@@ -26,7 +26,7 @@ from stt2v.engine.runs import run as runs
 from stt2v.engine.runs import states
 
 PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
-WORDS = ("generate", "--image", PICTURE, "--steps", 1)
+WORDS = ("generate", "--model", "tiny", "--image", PICTURE, "--steps", 1)
 SCRIPT = "import sys; from stt2v.cli import main; sys.exit(main(sys.argv[1:]))"
 
 Command = Callable[..., tuple[int, str, str]]

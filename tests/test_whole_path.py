@@ -77,7 +77,9 @@ def test_steps_can_be_watched_and_changed(session: Session) -> None:
         seen.append((kwargs["chunk"], step))
         return kwargs
 
-    video = stt2v.generate(PICTURE, num_frames=26, enhancer="none", interpolate=False, callback_on_step_end=watch)
+    video = stt2v.generate(
+        PICTURE, model="tiny", num_frames=26, enhancer="none", interpolate=False, callback_on_step_end=watch
+    )
     assert video.frames[0].shape == (26, 64, 128, 3)
     assert seen == [(chunk, step) for chunk in (0, 1) for step in range(4)]
 
@@ -95,7 +97,17 @@ def test_a_video_is_made_without_torch(tmp_path: Path) -> None:
         "from stt2v.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    words = ["generate", "--image", str(PICTURE), "--num-frames", "3", "-o", str(tmp_path / "out.mp4")]
+    words = [
+        "generate",
+        "--model",
+        "tiny",
+        "--image",
+        str(PICTURE),
+        "--num-frames",
+        "3",
+        "-o",
+        str(tmp_path / "out.mp4"),
+    ]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.mp4").stat().st_size > 0

@@ -19,6 +19,11 @@ def resized(picture: Frames, size: tuple[int, int]) -> Frames:
     return _resized(picture, size, Resampling.BICUBIC)
 
 
+def enlarged(picture: Frames, size: tuple[int, int]) -> Frames:
+    """The picture at `size`, bilinear."""
+    return _resized(picture, size, Resampling.BILINEAR)
+
+
 def centre_crop(picture: Frames, size: tuple[int, int]) -> Frames:
     """Scale the picture to cover `size` and cut out its middle.
 

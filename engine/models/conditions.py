@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from stt2v.engine.backends.base import Array, Engine, Value
 from stt2v.engine.errors import UsageError
 from stt2v.engine.media.tokenizer import Tokens
+from stt2v.engine.models.mini import MINI, MiniConditions
 from stt2v.engine.models.model import Model
 from stt2v.engine.models.streaming_svd import StreamingSvdConditions
 from stt2v.engine.models.streaming_t2v import StreamingT2vConditions
@@ -50,6 +51,11 @@ def _streaming_t2v(engines: Mapping[str, Engine], start: Start, noise: NoiseSour
     return StreamingT2vConditions(engines, encoded(engines["text_encoder"], start.texts))
 
 
+def _mini(engines: Mapping[str, Engine], start: Start, noise: NoiseSource) -> Conditions:
+    texts = encoded(engines["text_encoder"], start.texts)
+    return MiniConditions(engines, texts, start.image, MINI.conditional)
+
+
 def encoded(encoder: Engine, texts: Sequence[Tokens]) -> list[Value]:
     """Each of `texts`, [2, T], as [2, T, D], float32; equal ones are encoded once."""
     made: dict[bytes, Value] = {}
@@ -60,6 +66,7 @@ def encoded(encoder: Engine, texts: Sequence[Tokens]) -> list[Value]:
 
 
 FAMILIES: Final[Mapping[str, Callable[[Mapping[str, Engine], Start, NoiseSource], Conditions]]] = {
+    "mini": _mini,
     "streaming-svd": _streaming_svd,
     "streaming-t2v": _streaming_t2v,
 }

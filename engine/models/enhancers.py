@@ -1,4 +1,7 @@
-"""The enhancers by name. Any of them can follow any model; a model's declaration says which one does by default."""
+"""The enhancers by name. Any of them can follow any model; a model's declaration says which one does by default.
+
+That of `mini` follows no other model, so it is known by its declaration alone.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -56,7 +56,15 @@ class StreamingT2vConditions:
         control: [Fc, 3, H, W], anchor: [1, 3, H, W], float32, about [-1, 1]; the reference hands over clipped pixels.
         """
         if self._image_tokens is None:
-            self._image_tokens = self._engines["anchor"].run({"anchor": np.clip(anchor, -1, 1)})["image_tokens"]
+            self._image_tokens = self.tokens(anchor)
+        return self.conditions(chunk, control, self._image_tokens)
+
+    def tokens(self, anchor: Array) -> Value:
+        """The image tokens of an anchor frame."""
+        return self._engines["anchor"].run({"anchor": np.clip(anchor, -1, 1)})["image_tokens"]
+
+    def conditions(self, chunk: int, control: Array, image_tokens: Value) -> dict[str, Value]:
+        """All that is told of chunk number `chunk`."""
         text = self._texts[min(chunk, len(self._texts) - 1)]
-        inputs = {"text": text, "image_tokens": self._image_tokens, "control_frames": np.clip(control, -1, 1)}
+        inputs = {"text": text, "image_tokens": image_tokens, "control_frames": np.clip(control, -1, 1)}
         return self._engines["conditions"].run(inputs)

@@ -38,6 +38,19 @@ class FusedStep:
 
 
 @dataclass(frozen=True)
+class UnguidedStep:
+    """A network that is not guided, and the update, in one engine."""
+
+    engine: Engine
+
+    def __call__(
+        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
+    ) -> tuple[Value, Value]:
+        outputs = self.engine.run({"x": x, "coefficients": coefficients, **conditions, **updates})
+        return outputs["x_next"], outputs["x0"]
+
+
+@dataclass(frozen=True)
 class HalvedStep:
     """The halves one after the other, then the update: less memory for activations, the same result."""
 

@@ -7,14 +7,16 @@ from typing import Protocol
 from stt2v.engine.backends.base import Engine, Frames, Value
 from stt2v.engine.media.canvas import Size, content, cut_size, fitted_size, on_canvas
 from stt2v.engine.media.tokenizer import Tokenizer
-from stt2v.engine.models import i2vgen_xl, vid2vid
+from stt2v.engine.models import i2vgen_xl, mini, vid2vid
 from stt2v.engine.models.i2vgen_xl import EnhancerSettings, key_lengths
+from stt2v.engine.models.mini import MiniEnhancerSettings
 from stt2v.engine.models.model import Enhancing
 from stt2v.engine.models.vid2vid import Vid2VidSettings
 from stt2v.engine.noise import NoiseSource
 from stt2v.engine.stages.enhancer import Clip, OnWindows, encode_prompt
 from stt2v.engine.stages.i2vgen_xl import I2VGenXL
 from stt2v.engine.stages.keeper import Keeper
+from stt2v.engine.stages.mini import MiniEnhancer
 from stt2v.engine.stages.vid2vid import Vid2Vid
 
 
@@ -53,6 +55,11 @@ def _i2vgen_xl(how: Enhancing, tools: Tools, text: Value) -> Enhancer:
     return I2VGenXL(tools.engines, text, tools.noise, tools.keeper, tools.on_step, settings)
 
 
+def _mini(how: Enhancing, tools: Tools, text: Value) -> Enhancer:
+    settings = MiniEnhancerSettings(how.window, how.overlap, how.steps)
+    return MiniEnhancer(tools.engines, text, tools.noise, tools.keeper, tools.on_step, settings)
+
+
 def _vid2vid(how: Enhancing, tools: Tools, text: Value) -> Enhancer:
     settings = Vid2VidSettings(how.window, how.overlap, how.steps)
     return Vid2Vid(tools.engines, text, tools.noise, tools.keeper, tools.on_step, settings)
@@ -63,6 +70,7 @@ Make = Callable[[Enhancing, Tools, Value], Enhancer]
 
 _ENHANCERS: Mapping[str, tuple[Wording, Make]] = {
     i2vgen_xl.I2VGEN_XL.name: (i2vgen_xl.wording, _i2vgen_xl),
+    mini.MINI_ENHANCER.name: (mini.wording, _mini),
     vid2vid.VID2VID.name: (vid2vid.wording, _vid2vid),
 }
 

@@ -162,6 +162,10 @@ class Config:
     height: int = 256
     width: int = 256
     decode_group: int = 16
+    text_tokens: int = TEXT_TOKENS
+    image_tokens: int = IMAGE_TOKENS
+    latent_channels: int = 4
+    downscale: int = 8
 
 
 def graphs(networks: Networks, config: Config) -> dict[str, GraphMaker]:
@@ -184,31 +188,33 @@ class StreamingT2vGraphs:
         first = StepGraphs("first_", self._first_network, FIRST_RULE, latents, self._first_inputs)
         later = StepGraphs("", self._streaming_network, RULE, latents, self._streaming_inputs)
         named |= first.makers() | later.makers()
-        for group in sorted(set(decode_groups(self.config.frames, self.config.decode_group)), reverse=True):
-            named[f"vae_decode_{group}"] = functools.partial(self.vae_decode, group)
-        return named
+        return named | self.decoders()
+
+    def decoders(self) -> dict[str, GraphMaker]:
+        """The autoencoder's decoder for every number of frames that are decoded together."""
+        groups = sorted(set(decode_groups(self.config.frames, self.config.decode_group)), reverse=True)
+        return {f"vae_decode_{group}": functools.partial(self.vae_decode, group) for group in groups}
 
     def text_encoder(self) -> Graph:
         """Negative and positive prompt."""
-        tokens = torch.zeros(2, TEXT_TOKENS, dtype=torch.int64)
-        return Graph("text_encoder", TextTower(self.networks.text_encoder), {"tokens": tokens}, ("text",))
+        tokens = torch.zeros(2, self.config.text_tokens, dtype=torch.int64)
+        return Graph("text_encoder", self._text_tower(), {"tokens": tokens}, ("text",))
 
     def anchor(self) -> Graph:
         """Image tokens of the anchor frame."""
-        encoder = ImageEncoder(self.networks.tower, self.config.height, self.config.width)
-        module = AnchorTokens(encoder, self.networks.image_tokens)
+        module = AnchorTokens(self._image_encoder(), self.networks.image_tokens)
         return Graph("anchor", module, {"anchor": self._pixels(1)}, ("image_tokens",))
 
     def first_conditions(self) -> Graph:
         """What is constant over the steps of the first chunk."""
         module = TextConstants(self.networks.first_unet)
-        return Graph("first_conditions", module, {"text": self._tokens(TEXT_TOKENS)}, ("context",))
+        return Graph("first_conditions", module, {"text": self._tokens(self.config.text_tokens)}, ("context",))
 
     def conditions(self) -> Graph:
         """What is constant over the steps of a streaming chunk."""
         inputs = {
-            "text": self._tokens(TEXT_TOKENS),
-            "image_tokens": self._tokens(IMAGE_TOKENS),
+            "text": self._tokens(self.config.text_tokens),
+            "image_tokens": self._tokens(self.config.image_tokens),
             "control_frames": self._pixels(self.config.conditional),
         }
         module = StreamingConstants(self.networks.unet, self.networks.control)
@@ -217,7 +223,16 @@ class StreamingT2vGraphs:
     def vae_decode(self, group: int) -> Graph:
         """The frames of `group` latents that are decoded together; each is decoded by itself."""
         inputs = {"latents": self._latents(group)}
-        return Graph(f"vae_decode_{group}", LatentDecoder(self.networks.vae), inputs, ("frames",))
+        return Graph(f"vae_decode_{group}", self._decoder(), inputs, ("frames",))
+
+    def _text_tower(self) -> nn.Module:
+        return TextTower(self.networks.text_encoder)
+
+    def _image_encoder(self) -> nn.Module:
+        return ImageEncoder(self.networks.tower, self.config.height, self.config.width)
+
+    def _decoder(self) -> nn.Module:
+        return LatentDecoder(self.networks.vae)
 
     def _first_network(self) -> TextNetwork:
         return TextNetwork(self.networks.first_unet)
@@ -229,25 +244,24 @@ class StreamingT2vGraphs:
         return torch.zeros(frames, 3, self.config.height, self.config.width)
 
     def _latents(self, frames: int) -> Tensor:
-        scale = 2 ** (len(self.networks.vae.config["block_out_channels"]) - 1)
-        return torch.zeros(frames, 4, self.config.height // scale, self.config.width // scale)
+        how = self.config
+        return torch.zeros(frames, how.latent_channels, how.height // how.downscale, how.width // how.downscale)
 
     def _tokens(self, count: int) -> Tensor:
         return torch.zeros(2, count, self.networks.unet.spec.context_width)
 
     def _first_inputs(self, halves: int) -> dict[str, Tensor]:
-        return {"context": _context(self.networks.first_unet, halves)}
+        return {"context": self._context(self.networks.first_unet, halves)}
 
     def _streaming_inputs(self, halves: int) -> dict[str, Tensor]:
         latents = self._latents(self.config.conditional)
         width = self.networks.unet.spec.widths[0]
         return {
-            "context": _context(self.networks.unet, halves),
-            "control_context": _context(self.networks.control, halves),
+            "context": self._context(self.networks.unet, halves),
+            "control_context": self._context(self.networks.control, halves),
             "control_embedding": latents.new_zeros(len(latents), width, *latents.shape[2:]),
         }
 
-
-def _context(unet: ModelScopeEncoder, halves: int) -> Tensor:
-    """Empty keys and values."""
-    return torch.zeros(halves, TEXT_TOKENS, sum(unet.site_widths()))
+    def _context(self, unet: ModelScopeEncoder, halves: int) -> Tensor:
+        """Empty keys and values."""
+        return torch.zeros(halves, self.config.text_tokens, sum(unet.site_widths()))

@@ -90,7 +90,7 @@ def test_set_that_is_named_must_be_there(tmp_path: Path) -> None:
 
 
 def test_command(certified: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "--image", str(PICTURE), "--engines", str(certified)]
+    words = ["plan", "--model", "tiny", "--image", str(PICTURE), "--engines", str(certified)]
     assert cli.main([*words, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["num_frames"] == 64
@@ -102,7 +102,7 @@ def test_command(certified: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_generate_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--num-frames", "1", "--no-enhance", "--steps", "1", "-o", str(tmp_path / "out.mp4")]
-    assert cli.main(["generate", "--image", str(PICTURE), *words]) == 0
+    assert cli.main(["generate", "--model", "tiny", "--image", str(PICTURE), *words]) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: ")]
     assert "host memory" in line
     assert "free" in line
