@@ -112,6 +112,33 @@ def bench_parity(
     _report(measured, file)
 
 
+@bench.command("quality")
+def bench_quality(
+    prompts: Annotated[int, typer.Option("--prompts", help="How many held-out prompts.")] = 100,
+    num_frames: Annotated[int, typer.Option("--num-frames", help="Base frames of each video.")] = 240,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Hold the engines' frames against those that --keep kept.")
+    ] = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="Keep the first 5 prompts' base frames there.")] = None,
+    device: DeviceOption = None,
+    file: FileOption = None,
+) -> None:
+    """How good the videos of `mini` are, by a judge that has seen rendered truth only. Hours without a GPU."""
+    where = _device(device)
+    from stt2v.bench.agreement import agreement
+    from stt2v.bench.quality import KEPT, examine, save_base
+    from stt2v.engine.console import progress_on
+
+    if against:
+        _report(agreement(against, min(prompts, KEPT)), file)
+        return
+    with progress_on(sys.stderr) as progress:
+        made = examine(prompts, num_frames, where, progress)
+    if keep:
+        save_base(made.base, keep)
+    _report(made.report, file)
+
+
 def _report(measured: Report, file: Path | None) -> None:
     report(measured, False)
     if file:
