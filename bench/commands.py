@@ -120,6 +120,9 @@ def bench_quality(
         Path | None, typer.Option("--against", help="Hold the engines' frames against those that --keep kept.")
     ] = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="Keep the first 5 prompts' base frames there.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="A folder for a contact sheet and a plot.")
+    ] = None,
     device: DeviceOption = None,
     file: FileOption = None,
 ) -> None:
@@ -127,6 +130,7 @@ def bench_quality(
     where = _device(device)
     from stt2v.bench.agreement import agreement
     from stt2v.bench.quality import KEPT, examine, save_base
+    from stt2v.bench.quality_pictures import plot, sheet
     from stt2v.engine.console import progress_on
 
     if against:
@@ -136,6 +140,10 @@ def bench_quality(
         made = examine(prompts, num_frames, where, progress)
     if keep:
         save_base(made.base, keep)
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
+        sheet(made.enhanced).save(pictures / "mini_sheet.jpg", quality=90)
+        plot(made.report.by_chunk).save(pictures / "mini_objects.png")
     _report(made.report, file)
 
 

@@ -33,6 +33,7 @@ from stt2v.export.weights.folder import WeightFolder
 SHORT = 80  # frames of a video whose figures stand beside those of the long one
 ABLATED = 25  # prompts of each ablation
 ENHANCED_AT_ONCE = 25
+PICTURED = 8
 KEPT = 5  # prompts whose frames can be kept
 
 
@@ -76,10 +77,11 @@ class QualityReport:
 
 @dataclass(frozen=True)
 class Made:
-    """A report, and the first frames of what it is about: [B, F, 64, 64, 3], uint8, as the engines make them."""
+    """A report and what it is about, [B, F, S, S, 3], uint8: the base videos' first frames, enhanced videos."""
 
     report: QualityReport
     base: np.ndarray[Any, np.dtype[np.uint8]]
+    enhanced: np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Examination:
@@ -161,7 +163,7 @@ def examine(prompts: int, frames: int, device: str, progress: Progress) -> Made:
         flow=flow_kept(bytes_of(base[:few])),
         by_chunk={name: examination.right_by_chunk(frames) for name, frames in few_rows.items()},
     )
-    return Made(report, bytes_of(base[:, :SHORT]))
+    return Made(report, bytes_of(base[:, :SHORT]), bytes_of(enhanced[:PICTURED]))
 
 
 def judged_truth(judge: Judge, scenes: list[Scene], device: str) -> tuple[float, float]:

@@ -156,6 +156,8 @@ def test_switching_apm_off_changes_what_follows(session: Session, base: Frames) 
     with torch.no_grad():
         for mix in networks.unet.apm:
             mix.alpha.zero_()
+        for weight in (w for network in vars(networks).values() for w in network.parameters()):
+            weight.copy_(weight.half())  # as the recipe of a toy does
     config = Config(MODEL.chunk, MODEL.conditional, MODEL.height, MODEL.width, MODEL.decode_group)
     other = make(Session(MODEL, Eager(graphs(networks, config)), session.tokenizers))
     np.testing.assert_array_equal(other[:4], base[:4])

@@ -97,7 +97,6 @@ def streaming_graphs(model: Model, networks: Networks) -> Mapping[str, GraphMake
         TOKENS,
         IMAGE_TOKENS,
         model.latent_channels,
-        model.downscale,
     )
     return MiniGraphs(_AsStreamingT2v(networks), config).makers()
 
@@ -130,6 +129,9 @@ class MiniGraphs(StreamingT2vGraphs):
 
     def _image_encoder(self) -> nn.Module:
         return self.networks.image  # type: ignore[no-any-return]
+
+    def _downscale(self) -> int:
+        return BLOCK
 
     def _decoder(self) -> nn.Module:
         return Decoder(self.networks.decoder)

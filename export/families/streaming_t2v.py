@@ -165,7 +165,6 @@ class Config:
     text_tokens: int = TEXT_TOKENS
     image_tokens: int = IMAGE_TOKENS
     latent_channels: int = 4
-    downscale: int = 8
 
 
 def graphs(networks: Networks, config: Config) -> dict[str, GraphMaker]:
@@ -234,6 +233,10 @@ class StreamingT2vGraphs:
     def _decoder(self) -> nn.Module:
         return LatentDecoder(self.networks.vae)
 
+    def _downscale(self) -> int:
+        """How many pixels a latent's side covers."""
+        return int(2 ** (len(self.networks.vae.config["block_out_channels"]) - 1))
+
     def _first_network(self) -> TextNetwork:
         return TextNetwork(self.networks.first_unet)
 
@@ -244,8 +247,8 @@ class StreamingT2vGraphs:
         return torch.zeros(frames, 3, self.config.height, self.config.width)
 
     def _latents(self, frames: int) -> Tensor:
-        how = self.config
-        return torch.zeros(frames, how.latent_channels, how.height // how.downscale, how.width // how.downscale)
+        how, scale = self.config, self._downscale()
+        return torch.zeros(frames, how.latent_channels, how.height // scale, how.width // scale)
 
     def _tokens(self, count: int) -> Tensor:
         return torch.zeros(2, count, self.networks.unet.spec.context_width)

@@ -117,7 +117,8 @@ def test_show_says_that_engines_hold_their_weights(run: Run) -> None:
 
 def test_verify_names_the_file(run: Run) -> None:
     directory = make()
-    assert run("verify") == (0, f"ok  {find_stored('tiny').directory}\nok  {directory}\n")
+    shipped = [find_stored(name).directory for name in ("mini", "tiny")]
+    assert run("verify") == (0, "".join(f"ok  {found}\n" for found in (*shipped, directory)))
     (directory / "step.onnx").write_bytes(b"grape" * 100)
     code, out = run("verify", NAME)
     assert (code, out.startswith(f"BAD {directory / 'step.onnx'}: is not the file")) == (1, True)
@@ -173,5 +174,5 @@ def test_link_out_of_the_store(run: Run, tmp_path: Path) -> None:
 
 def test_damaged_manifest_is_listed_as_refused(run: Run) -> None:
     (make() / MANIFEST).write_text("{}")
-    assert {found.name: found.state for found in inventory()} == {"tiny": "current", NAME: "refused"}
+    assert {found.name: found.state for found in inventory()} == {"mini": "current", "tiny": "current", NAME: "refused"}
     assert run("verify")[0] == 1

@@ -295,7 +295,7 @@ def test_place_that_cannot_be_written(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backend": "onyx"}, "'onyx' has no compiler; choose one of onnxruntime"),
+        ({"backend": "onyx"}, "'onyx' has no compiler; choose one of inductor, onnxruntime, tensorrt"),
         ({"target": "sm_89"}, "target 'sm_89' cannot be built for onnxruntime; choose one of cpu, cuda"),
         ({"target": "cpu+cuda"}, "target 'cpu[+]cuda' cannot be built for onnxruntime"),
         ({"precision": "fp8"}, "precision 'fp8' cannot be built for onnxruntime"),

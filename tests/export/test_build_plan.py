@@ -1,6 +1,7 @@
 """What a build is said to come to, that it is refused when it does not fit, and how the command line shows it."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,7 +50,7 @@ def test_from_plan_to_engines_and_back_again(run: Run) -> None:
     code, out, err = run("--dry-run")
     assert code == 0
     assert "2 engines to build, 0 to take over" in out
-    assert "half: about 40 s by the last build" in out
+    assert re.search(r"half: about \d+ s by the last build", out)
     code, out, err = run("--only", "update")
     assert (code, out) == (3, "")
     assert "1 of 2 engines are finished; the same command goes on from there" in err
@@ -63,7 +64,7 @@ def test_from_plan_to_engines_and_back_again(run: Run) -> None:
         ("update", "reused"),
     ]
     assert [row["graph"] for row in json.loads(out)["parity"]] == ["half", "update"]
-    assert "in all about 40 s, disk 3.23 MiB of" in err
+    assert re.search(r"in all about \d+ s, disk [0-9.]+ MiB of", err)
     code, out, err = run()
     assert "is current, nothing to do\n  reused: graph half: is current, rel " in out
 
