@@ -17,9 +17,10 @@ from stt2v.engine.runs.chunks import chunk_unit
 from stt2v.engine.runs.environment import environment
 from stt2v.engine.runs.folder import LIMIT, KeptRun, all_runs, begin_run, excess, remove_runs
 from stt2v.engine.runs.interrupt import Interrupt
+from stt2v.engine.runs.journal import read_journal
 from stt2v.engine.runs.record import new_record, read_record
 from stt2v.engine.runs.resume import Resumption
-from stt2v.engine.runs.run import Run
+from stt2v.engine.runs.run import JOURNAL, Run
 from stt2v.engine.session import Session
 from stt2v.engine.size import in_words
 
@@ -89,7 +90,7 @@ class Keeping:
                 with self.interrupt.listening():
                     yield run
             except BaseException as error:
-                if not run.finished() and not isinstance(error, StoppedError):
+                if not read_journal(directory / JOURNAL)[0] and not isinstance(error, StoppedError):
                     shutil.rmtree(directory)
                     raise
                 output = kept.record.output
