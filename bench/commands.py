@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from stt2v.engine.commands.options import JsonOption, ModelOption
+from stt2v.engine.commands.options import EnginesOption, JsonOption, ModelOption
 from stt2v.engine.commands.output import Report, report
 from stt2v.engine.errors import ExportError
+from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.metrics import MAWE_COEFFICIENT
 from stt2v.engine.models import DEFAULT_MODEL
 from stt2v.engine.store import find_set
@@ -67,6 +68,18 @@ def bench_step(
     variants = variant or (["eager", "compile", "fp16", "fp8"] if where == "cuda" else ["eager", "compile", "fp32"])
     with progress_on(sys.stderr) as progress:
         measured = measure_step(model, graph or ["step"], variants, where, progress)
+    _report(measured, file)
+
+
+@bench.command("pipeline")
+@takes_request
+def bench_pipeline(order: Order, engines: EnginesOption = None, file: FileOption = None) -> None:
+    """A whole run, stage by stage: seconds and memory beside what `plan` says."""
+    from stt2v.bench.pipeline import measure_pipeline
+    from stt2v.engine.console import progress_on
+
+    with progress_on(sys.stderr) as progress:
+        measured = measure_pipeline(order.model, order.request, engines, progress)
     _report(measured, file)
 
 

@@ -1,0 +1,97 @@
+"""A whole run, from the request to the MP4: how long each stage took beside what the plan said it would."""
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stt2v.engine.duration import in_time
+from stt2v.engine.progress import Progress
+from stt2v.engine.request import Request
+from stt2v.engine.run_costs import run_cost
+from stt2v.engine.session import Session
+from stt2v.engine.size import in_words
+from stt2v.engine.videos import generate_video
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds of one stage: as planned from its engines alone, and as it took."""
+
+    stage: str
+    planned: float
+    taken: float
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """One run. seconds: opening the engine set and writing the file included; bytes: the most host memory held."""
+
+    model: str
+    frames: int
+    engines: Path
+    measured: bool
+    stages: tuple[StageTimes, ...]
+    seconds: float
+    planned_bytes: int
+    used_bytes: int
+
+    def lines(self) -> list[str]:
+        """The figures in words."""
+        source = "certificates" if self.measured else "a table"
+        rate = self.frames / self.seconds
+        return [
+            f"{self.model}: {self.frames} frames in {in_time(self.seconds)}, {rate:.2f} a second, with {self.engines}",
+            *(f"  {each.stage}: {each.taken:.1f} s, planned {each.planned:.1f} s by {source}" for each in self.stages),
+            f"  host memory: {in_words(self.used_bytes)}, planned {in_words(self.planned_bytes)}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "engines": str(self.engines)}
+
+
+class Stopwatch:
+    """Takes the time of stages, each from its beginning to that of the next, and passes on what it is told."""
+
+    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress, self._clock = progress, clock
+        self._begun: dict[str, float] = {}
+
+    def stage(self, name: str, total: int) -> None:
+        self._begun.setdefault(name, self._clock())
+        self._progress.stage(name, total)
+
+    def advance(self, name: str, steps: int = 1, **info: object) -> None:
+        self._progress.advance(name, steps, **info)
+
+    def note(self, line: str) -> None:
+        self._progress.note(line)
+
+    def taken(self) -> dict[str, float]:
+        """Seconds of each stage; the last one ends now."""
+        ends = [*list(self._begun.values())[1:], self._clock()]
+        return {name: end - start for (name, start), end in zip(self._begun.items(), ends, strict=True)}
+
+
+def measure_pipeline(model: str, request: Request, engines: Path | None, progress: Progress) -> PipelineReport:
+    """Make the video of `request` in a temporary folder. Raises what `generate` does."""
+    began, watch = time.monotonic(), Stopwatch(progress)
+    with Session.open(model, engines, progress=progress) as session, tempfile.TemporaryDirectory() as folder:
+        settings = request.resolve(session.model)
+        planned = run_cost(session.model, settings, session.plan(request), engines)
+        made = generate_video(session, request, Path(folder) / "out.mp4", watch)
+        taken = watch.taken()
+    assert planned.engines is not None  # the session has opened them
+    return PipelineReport(
+        model,
+        made.plan.num_frames,
+        planned.engines,
+        planned.measured,
+        tuple(StageTimes(stage.stage, stage.seconds, taken[stage.stage]) for stage in planned.stages),
+        time.monotonic() - began,
+        planned.host_bytes,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
