@@ -7,7 +7,8 @@
     ├── EngineSetError         an engine set is missing, damaged or does not fit; exit code 1
     │   └── ParityError        ... or its engines compute wrongly on this machine
     ├── BackendError           a compiled engine failed at run time; exit code 1
-    │   └── OutOfMemoryError   ... because memory ran out
+    │   ├── OutOfMemoryError   ... because memory ran out
+    │   └── DeviceLostError    ... and its device is of no use to this process any more
     ├── StageError             a stage produced frames that cannot be right (NaN, constant); exit code 1
     │   └── DriftError         ... or that are farther from the beginning than was allowed
     ├── OutputError            the video cannot be written; exit code 1
@@ -54,6 +55,10 @@ class BackendError(Stt2vError):
 
 class OutOfMemoryError(BackendError):
     """A compiled engine ran out of memory."""
+
+
+class DeviceLostError(BackendError):
+    """A card failed so that only another process can use it again."""
 
 
 class StageError(Stt2vError):

@@ -15,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stt2v.engine.backends.base import Closing, DeviceValue
-from stt2v.engine.errors import BackendError, OutOfMemoryError
+from stt2v.engine.errors import BackendError, DeviceLostError, OutOfMemoryError
 
 HostArray = npt.NDArray[Any]
+LOSING = frozenset({214, 700, 702, 709, 710, *range(714, 720)})
+"""Statuses after which every later call of the process fails: faults of kernels, timeouts, memory beyond repair."""
+
 ALIGNMENT = 256  # what CUDA itself aligns allocations to
 
 
@@ -65,7 +68,8 @@ def _error(api: Any, name: str, status: Any) -> BackendError:
         return OutOfMemoryError(f"GPU memory ran out ({reason}); close other programs or use smaller sizes")
     if status in (api.cudaError_t.cudaErrorInsufficientDriver, api.cudaError_t.cudaErrorNoDevice):
         return BackendError(f"no CUDA driver and card that can be used ({reason}); check `nvidia-smi`")
-    return BackendError(f"CUDA failed ({reason}); check the driver with `nvidia-smi`")
+    kind = DeviceLostError if int(status) in LOSING else BackendError
+    return kind(f"CUDA failed ({reason}); check the driver with `nvidia-smi`")
 
 
 class Block(Closing):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
 from stt2v.engine.backends.host import check_inputs
 from stt2v.engine.backends.memory import DeviceMeter, HostMeter, Meter
-from stt2v.engine.errors import BackendError, OutOfMemoryError, UsageError
+from stt2v.engine.errors import BackendError, DeviceLostError, OutOfMemoryError, UsageError
 from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DEVICES = ("cpu", "cuda")
@@ -191,6 +191,8 @@ def translated(what: str) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError) as exc:
         raise OutOfMemoryError(f"{what}: memory ran out in PyTorch; free some or use smaller sizes") from exc
+    except torch.AcceleratorError as exc:
+        raise DeviceLostError(f"{what}: PyTorch failed on the card: {' '.join(str(exc).split())[:300]}") from exc
     except (RuntimeError, AssertionError, ValueError, KeyError, OSError, zipfile.BadZipFile) as exc:
         reason = " ".join(str(exc).split())[:300] or type(exc).__name__
         raise BackendError(

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,14 @@ from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import StoppedError
 from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.runs.flags import RunFlags, takes_run
+from stt2v.engine.runs.restart import restarting
 from stt2v.engine.views import Views
 
 
 @takes_request
 @takes_run
 def generate(
+    context: typer.Context,
     order: Order,
     keep: RunFlags,
     output: Annotated[
@@ -49,6 +52,7 @@ def generate(
     job = job_of(order, keep, output, engines)
     job.check(views)  # a wrong argument is told before a missing engine set
     with (
+        restarting(job.output, context) if not job.folder else nullcontext(),
         progress_on(sys.stderr) as progress,
         Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress) as session,
     ):

@@ -1,0 +1,97 @@
+"""A card that fails so that the process is of no use costs no frame."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from stt2v import cli
+from stt2v.engine.backends import cuda
+from stt2v.engine.errors import BackendError, DeviceLostError
+from stt2v.engine.media.read import read_frames
+from stt2v.engine.runs import restart
+
+PICTURE = Path(__file__).parents[2] / "data" / "landscape.jpg"
+WORDS = ("generate", "--model", "tiny", "--image", str(PICTURE), "--steps", "1", "--num-frames", "60", "--no-enhance")
+LOSING = """
+import sys
+from stt2v import cli
+from stt2v.engine.backends.ort import HostEngine
+from stt2v.engine.errors import DeviceLostError
+calls, run = [], HostEngine.run
+
+def losing(engine, inputs):
+    calls.append(engine.spec.name)
+    if calls.count("conditions") == 2:  # of the third chunk
+        raise DeviceLostError("CUDA failed (an illegal memory access)")
+    return run(engine, inputs)
+
+HostEngine.run = losing
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_lost_card_costs_no_frame(tmp_path: Path) -> None:
+    environment = {**os.environ, "STT2V_HOME": str(tmp_path / "home")}
+    paths = [tmp_path / name for name in ("lost.mp4", "whole.mp4")]
+    for script, path in ((LOSING, paths[0]), (restart.SCRIPT, paths[1])):
+        words = [*WORDS, "--no-interpolate", "--output", str(path), "--no-metadata"]
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words], env=environment, capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{path}\n"
+        assert ("a new process goes on" in done.stderr) == (script == LOSING)
+    lost, whole = (np.stack(list(read_frames(path))) for path in paths)
+    assert np.array_equal(lost, whole)
+
+
+def test_a_card_that_is_lost_again_and_again_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda program, words, environment: started.append([environment[restart.COUNT]]))
+    for done in range(restart.MOST):
+        monkeypatch.setenv(restart.COUNT, str(done))
+        with restart.restarting(Path("out.mp4"), _Context()):
+            raise DeviceLostError("gone")
+    assert started == [["1"], ["2"], ["3"]]
+    monkeypatch.setenv(restart.COUNT, str(restart.MOST))
+    with pytest.raises(DeviceLostError), restart.restarting(Path("out.mp4"), _Context()):
+        raise DeviceLostError("gone")
+
+
+class _Context:
+    """What typer knows of a command without parameters."""
+
+    class command:
+        params = ()
+
+
+def test_what_was_said_of_the_run_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def note(output: Path, context: Any) -> None:
+        said.extend(restart.resuming(output, context))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stt2v.engine.commands.generate.restarting", note)
+    of_the_run = ["--run-dir", "kept", "--discard-run", "--trust", "--preview", "live.mp4", "--json"]
+    CliRunner().invoke(cli.app, [*WORDS, "--output", "a.mp4", *of_the_run])
+    assert said == ["generate", "--resume", "a.mp4", *of_the_run]
+
+
+@pytest.mark.parametrize(("status", "lost"), [(700, True), (719, True), (214, True), (1, False), (999, False)])
+def test_which_statuses_lose_a_card(status: int, lost: bool) -> None:
+    class Api:
+        class cudaError_t:
+            cudaErrorMemoryAllocation, cudaErrorInsufficientDriver, cudaErrorNoDevice = 2, 35, 100
+
+        cudaGetErrorName = cudaGetErrorString = staticmethod(lambda status: (0, b"words"))
+
+    error = cuda._error(Api, "cudaStreamSynchronize", status)
+    assert isinstance(error, BackendError)
+    assert isinstance(error, DeviceLostError) == lost
