@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 settings.register_profile("stt2v", deadline=None)  # how long an example takes says more of the machine than of the code
 settings.load_profile("stt2v")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that a test starts, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Networks of toy width spend their time in barriers between threads: one each, before torch reads it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
