@@ -17,7 +17,7 @@ from stt2v.engine.models.mini import ENHANCER, MiniEnhancerSettings, run_steps
 from stt2v.engine.schedules import cosine_v
 from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.decode import to_uint8
-from stt2v.engine.stages.denoise import UnguidedStep
+from stt2v.engine.stages.denoise import UnguidedStep, WatchedStep
 from stt2v.engine.stages.enhancer import Clip, ClipEnhancer
 from stt2v.engine.stages.windows import BlendedClip, LocalWindows
 
@@ -48,7 +48,7 @@ class MiniEnhancer(ClipEnhancer):
         how = self.settings
         table = ddim_table(cosine_v(how.steps), how.steps, how.strength)
         conditions = self.engines["enhance_conditions"].run({"text": self.text})
-        step = UnguidedStep(self.engines[f"enhance_{how.window}_step"])
+        step = WatchedStep(UnguidedStep(self.engines[f"enhance_{how.window}_step"]), STAGE)
         runner = LocalWindows(step, table, np.ones(how.window, np.float32), [conditions] * len(starts))
         offsets = draw_offsets(self.noise, f"{STAGE}_offset", len(table), starts, how.window)
         clip = BlendedClip(how.window, starts, offsets, runner)

@@ -3,7 +3,6 @@
 One network makes first chunks and later ones: where there is nothing before, control frames and anchor are grey (0).
 """
 
-from itertools import chain
 from typing import Any
 
 import torch
@@ -150,8 +149,3 @@ def _without_shared(module: nn.Module, state: dict[str, Tensor], prefix: str, me
 def _but_shared(module: nn.Module, keys: Any) -> None:
     """What may be missing where an enhancer is loaded."""
     keys.missing_keys[:] = [key for key in keys.missing_keys if not _is_shared(key)]
-
-
-def parameter_count(*modules: nn.Module) -> int:
-    """Number of all parameters."""
-    return sum(p.numel() for p in chain.from_iterable(module.parameters() for module in modules))

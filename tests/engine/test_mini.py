@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stt2v.engine.backends.base import Closing
-from stt2v.engine.errors import PlanError
+from stt2v.engine.errors import PlanError, StageError
 from stt2v.engine.models.mini import MINI, MiniConditions, MiniEnhancerSettings
 from stt2v.engine.noise import Noise
 from stt2v.engine.spec import EngineSpec, TensorSpec
@@ -75,3 +75,13 @@ def test_every_frame_is_enhanced_once_and_from_any_on(engines):
     assert engines["enhance_4_step"].seen[0]["context"].shape == (1, 16, 8)
     with pytest.raises(PlanError, match="clip has 3 frames"):
         MiniEnhancer(engines, text, Noise(3)).enhance(clip[:3], clip[0])
+
+
+def test_a_bad_step_ends_the_run_where_it_is(engines):
+    clip = np.zeros((4, 2 * SIDE, 2 * SIDE, 3), np.uint8)
+    engines["enhance_4_step"] = Noting(lambda given: {"x_next": np.nan * given["x"], "x0": given["x"]})
+    settings = MiniEnhancerSettings(window=4, overlap=2, steps=8)
+    enhancer = MiniEnhancer(engines, np.zeros((2, 16, 8), np.float32), Noise(3), settings=settings)
+    with pytest.raises(StageError, match="enhance"):
+        next(enhancer.enhance(clip, clip[0]))
+    assert len(engines["enhance_4_step"].seen) == 1
