@@ -4,7 +4,7 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -109,14 +109,14 @@ def measure_step(
     end = None if patience is None else time.monotonic() + patience
     workers = {pair: _Worker.start(model, *pair, device) for pair in pairs}
     words = {pair: worker.receive(end) for pair, worker in workers.items()}  # all are ready before any is timed
-    ceilings = measure_ceilings(device)
-    rows = []
+    report = StepReport(model, device_name(device), torch.__version__, measure_ceilings(device), ())
     for graph, variant in pairs:
         ready = words[graph, variant] == READY
         outcome = workers[graph, variant].measure() if ready else words[graph, variant]
-        rows.append(_row(graph, variant, outcome, references[graph]))
+        report = replace(report, rows=(*report.rows, _row(graph, variant, outcome, references[graph])))
+        progress.note(report.lines()[-1])  # what is known is not lost when the rest is cut short
         progress.advance("bench")
-    return StepReport(model, device_name(device), torch.__version__, ceilings, tuple(rows))
+    return report
 
 
 @dataclass(frozen=True)
