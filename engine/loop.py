@@ -12,7 +12,7 @@ from stt2v.engine.noise import NoiseSource, OtherNoise
 from stt2v.engine.schedules import SCHEDULES
 from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.decode import decode, through_8_bits
-from stt2v.engine.stages.denoise import Trajectory, denoise, guided_step
+from stt2v.engine.stages.denoise import GuidedStep, ReplacingStep, Trajectory, denoise, guided_step
 
 OnStep = Callable[[int, int, float, Value], Value]
 """Called after each step with the chunk's and the step's index, the timestep and the latents; returns the latents."""
@@ -83,7 +83,7 @@ class Loop:
         """All frames of the first chunk: [F, 3, H, W]."""
         if self.given is not None:
             return self.given
-        step = "step" if self.model.one_network else "first_step"
+        step = guided_step(self.engines, "step" if self.model.one_network else "first_step")
         latents = self._denoise(step, 0, self.model.first, self.conditions.first(), self.noise)
         frames = self._decode(latents)
         return through_8_bits(frames) if self.model.first_through_8_bits else frames
@@ -95,20 +95,24 @@ class Loop:
         """
         conditions = self.conditions.streaming(index, control, anchor)
         noise = OtherNoise(self.noise, attempt) if attempt else self.noise
-        return self._decode(self._denoise("step", index, self.streaming, conditions, noise))
+        step: GuidedStep = guided_step(self.engines)
+        if self.model.replaces:
+            known = self.engines["vae_encode"].run({"image": control})["latents"]
+            step = ReplacingStep(step, np.asarray(known))
+        return self._decode(self._denoise(step, index, self.streaming, conditions, noise))
 
     def _decode(self, latents: Value) -> Array:
         return check_frames("decode", decode(self.engines, latents, self.model.decode_group))
 
     def _denoise(
-        self, step: str, chunk: int, how: Denoising, conditions: Mapping[str, Value], noise: NoiseSource
+        self, step: GuidedStep, chunk: int, how: Denoising, conditions: Mapping[str, Value], noise: NoiseSource
     ) -> Value:
         schedule = SCHEDULES[how.schedule](how.steps)
         shape = self.model.latent_shape
         guidance = np.linspace(*how.guidance, shape[0], dtype=np.float32)
         start = noise.normal("latents", chunk, 0, shape) * np.float32(schedule.initial_scale)
         return denoise(
-            guided_step(self.engines, step),
+            step,
             start,
             conditions,
             Trajectory(schedule.table, guidance, "latents", chunk),

@@ -9,11 +9,11 @@ from types import MappingProxyType
 PINNED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "mini": {
-            "manifest.json": "11a3dd7bbfd89875590c4836f07017136c82140a65e05f9ae607788f96458cbe",
-            "parity.json": "45ecb5690d70746f0d17216840a85072a1e52da83ac640242e43d1344f9c78c3",
+            "manifest.json": "5ef05e15377f389759a3eef52457294b4b03ec30e7cd79af7ea28ffe642fbc03",
+            "parity.json": "fb1575a72df058576d21c13dc27a1f37850e7d44d973e6bc36b3a2dee3867dc1",
         },
         "tiny": {
-            "manifest.json": "bb629b475978e91d69c53afbc99cc0e99e4c62e77b52d72fc39efd1521e502d8",
+            "manifest.json": "6976ccb405221d04861fa0c87e4fbf6d073521f896b9469a19ec8f8766b14181",
             "parity.json": "f8e95d15639026f3c94274a1d057493413c40adbb60e18d813af10a4f926dd1d",
         },
     }

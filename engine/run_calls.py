@@ -63,7 +63,8 @@ def _streaming_t2v(plan: RunPlan, own_first: bool, later: int) -> Calls:
 
 def _mini(plan: RunPlan, own_first: bool, later: int) -> Calls:
     chunks = own_first + later
-    return Counter(text_encoder=len({*plan.chunk_prompts}) or 1, anchor=own_first + bool(later), conditions=chunks)
+    texts = len({*plan.chunk_prompts}) or 1
+    return Counter(text_encoder=texts, anchor=own_first + bool(later), conditions=chunks, vae_encode=later)
 
 
 def _mini_enhancer(how: Enhancing, plan: RunPlan, graphs: Collection[str]) -> Calls:

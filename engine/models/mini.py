@@ -33,6 +33,7 @@ MINI = Model(
     inputs=("prompt", "image"),
     prompt_per_chunk=True,
     one_network=True,
+    replaces=True,
     latent_channels=16,
     enhancing=MINI_ENHANCER,
     interpolate=True,

@@ -54,6 +54,7 @@ class Model:
     first_chunks: tuple[str, ...] = ()  # what can make the first chunk; the first of them is the model's own engines
     prompt_per_chunk: bool = False  # so that the prompt may change over the video
     one_network: bool = False  # the step of later chunks makes the first one, too
+    replaces: bool = False  # what the conditional frames are is put into the latents at every step
     latent_channels: int = 4
     downscale: int = 8
     first_through_8_bits: bool = False

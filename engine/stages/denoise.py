@@ -91,6 +91,27 @@ class WatchedStep:
         return check_latents(self.stage, x_next), x0
 
 
+@dataclass(frozen=True)
+class ReplacingStep:
+    """A step of which the first frames are known: its estimate of them is replaced by `known`, [n, C, h, w].
+
+    So at every step these frames are what they are known to be, with that step's share of the noise that they began
+    with: the replacement method (Ho et al. 2022, "Video diffusion models", section 3.1).
+    """
+
+    step: GuidedStep
+    known: Array
+
+    def __call__(
+        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
+    ) -> tuple[Value, Value]:
+        x_next, x0 = (np.array(value) for value in self.step(x, coefficients, guidance, conditions, updates))
+        count = len(self.known)
+        x_next[:count] += coefficients[COEFFICIENTS.index("k_x0")] * (self.known - x0[:count])
+        x0[:count] = self.known
+        return x_next, x0
+
+
 def guided_step(engines: Mapping[str, Engine], name: str = "step") -> WatchedStep:
     """The step called `name` in its fused form where the set has it, else by halves; it raises StageError.
 

@@ -107,7 +107,8 @@ class _AsStreamingT2v:
     def __init__(self, networks: Networks) -> None:
         core = networks.core
         self.unet, self.control, self.image_tokens = core.unet, core.control, core.tokens
-        self.text, self.image, self.decoder = core.text, core.image, networks.autoencoder.decoder
+        self.text, self.image = core.text, core.image
+        self.encoder, self.decoder = networks.autoencoder.encoder, networks.autoencoder.decoder
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,18 @@ class MiniGraphs(StreamingT2vGraphs):
 
     def makers(self) -> dict[str, GraphMaker]:
         """All graphs by name. Only the fused step: memory is no matter at this size."""
-        named: dict[str, GraphMaker] = {m.__name__: m for m in (self.text_encoder, self.anchor, self.conditions)}
+        whole = (self.text_encoder, self.anchor, self.conditions, self.vae_encode)
+        named: dict[str, GraphMaker] = {make.__name__: make for make in whole}
         later = StepGraphs(
             "", self._streaming_network, RULE, lambda: self._latents(self.config.frames), self._streaming_inputs
         )
         return named | {"step": later.step} | self.decoders()
+
+    def vae_encode(self) -> Graph:
+        """The frames that condition a chunk."""
+        config = self.config
+        inputs = {"image": torch.zeros(config.conditional, 3, config.height, config.width)}
+        return Graph("vae_encode", Encoder(self.networks.encoder), inputs, ("latents",))
 
     def _text_tower(self) -> nn.Module:
         return self.networks.text  # type: ignore[no-any-return]

@@ -44,12 +44,18 @@ def generate(core: Core, vae: Autoencoder, tokens: Tensor, noises: Sequence[Nois
     parts: list[Tensor] = []
     for chunk in range(settings.chunks):
         start = _drawn(noises, "latents", chunk, (CHUNK, CHANNELS, SIDE // BLOCK, SIDE // BLOCK), tokens.device)
-        latents = denoise(_Guided(core, tokens, anchor, control, settings.guidance), start, rows)
+        known = _encoded(vae, control) if parts and settings.cam else None
+        latents = denoise(_Guided(core, tokens, anchor, control, settings.guidance), start, rows, known)
         frames = vae.decode_scaled(latents).clamp(-1, 1)
         parts.append(frames if not parts else frames[:, CONDITIONAL:])
         control = frames[:, -CONDITIONAL:] if settings.cam else control
         anchor = parts[0][:, 0] if settings.apm else anchor
     return torch.cat(parts, dim=1)
+
+
+def _encoded(vae: Autoencoder, frames: Tensor) -> Tensor:
+    """frames: [B, F, 3, H, W] -> scaled latents, [B, F, C, h, w]."""
+    return torch.unflatten(vae.scaled_latents(frames.flatten(0, 1)), 0, frames.shape[:2])
 
 
 def _drawn(
@@ -76,12 +82,17 @@ class _Guided:
         return guided
 
 
-def denoise(network: Callable[[Tensor, Tensor], Tensor], x: Tensor, rows: Tensor) -> Tensor:
-    """All steps of a table from `engine/ddim.py`. x: [B, F, C, h, w]."""
+def denoise(
+    network: Callable[[Tensor, Tensor], Tensor], x: Tensor, rows: Tensor, known: Tensor | None = None
+) -> Tensor:
+    """All steps of a table from `engine/ddim.py`. x: [B, F, C, h, w]; known: what the first frames are, [B, n, ...]."""
     for row in rows:
         c = dict(zip(COEFFICIENTS, row.tolist(), strict=True))
         guided = network(c["c_in"] * x, torch.tensor([int(c["timestep"])], device=x.device))
-        x = c["k_x"] * x + c["k_x0"] * (c["c_skip"] * x + c["c_out"] * guided)
+        x0 = c["c_skip"] * x + c["c_out"] * guided
+        if known is not None:
+            x0 = torch.cat([known, x0[:, known.shape[1] :]], dim=1)
+        x = c["k_x"] * x + c["k_x0"] * x0
     return x
 
 

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from stt2v.engine.backends.base import Closing
+from stt2v.engine.ddim import alpha_bars, ddim_table
 from stt2v.engine.errors import PlanError, StageError
 from stt2v.engine.models.mini import MINI, MiniConditions, MiniEnhancerSettings
 from stt2v.engine.noise import Noise
+from stt2v.engine.schedules import cosine_v
+from stt2v.engine.solver import COEFFICIENTS
 from stt2v.engine.spec import EngineSpec, TensorSpec
+from stt2v.engine.stages.denoise import ReplacingStep, Trajectory, denoise
 from stt2v.engine.stages.mini import MiniEnhancer
 
 SIDE = 4  # of a latent
@@ -57,6 +61,35 @@ def test_the_first_chunk_follows_a_still_of_the_picture_or_grey(engines, image):
     first = np.full((1, 3, 64, 64), -0.5, np.float32)
     conditions.streaming(1, np.zeros((8, 3, 64, 64), np.float32), first)
     assert (engines["conditions"].seen[1]["image_tokens"] == first).all()
+
+
+def test_known_frames_come_out_as_they_are_and_carry_their_noise_until_then():
+    table = ddim_table(cosine_v(5), 5)
+    start = Noise(1).normal("latents", 0, 0, (4, 2, 3, 3))
+    known = Noise(2).normal("latents", 0, 0, (2, 2, 3, 3))
+    seen = []
+
+    def step(x, coefficients, guidance, conditions, updates):
+        seen.append(x)
+        row = dict(zip(COEFFICIENTS, coefficients, strict=True))
+        x0 = row["c_skip"] * x + row["c_out"] * np.tanh(x)
+        return row["k_x"] * x + row["k_x0"] * x0, x0
+
+    def made(step):
+        run = Trajectory(table, np.ones(4, np.float32), "latents", 1)
+        return denoise(step, start, {}, run, Noise(3), lambda index, timestep, latents: latents)
+
+    plain, replaced = made(step), made(ReplacingStep(step, known))
+    np.testing.assert_allclose(replaced[:2], known, atol=1e-6)
+    assert (replaced[2:] == plain[2:]).all()  # this network looks at each frame by itself
+    (first, share), (signal, noise) = (_signal_and_noise(table[step, 1]) for step in (0, 3))
+    carried = (start[:2] - first * known) / share
+    np.testing.assert_allclose(seen[-2][:2], signal * known + noise * carried, atol=1e-5)
+
+
+def _signal_and_noise(timestep):
+    alpha = alpha_bars(cosine_v(5))[int(timestep)]
+    return np.sqrt(alpha), np.sqrt(1 - alpha)
 
 
 def test_every_frame_is_enhanced_once_and_from_any_on(engines):
