@@ -11,6 +11,7 @@ import typer
 
 from stt2v import __version__
 from stt2v.bench.commands import bench, mawe
+from stt2v.engine.commands.batch import batch
 from stt2v.engine.commands.doctor import doctor
 from stt2v.engine.commands.engines import engines
 from stt2v.engine.commands.generate import generate
@@ -92,7 +93,7 @@ def options(
         say(context.get_help())
 
 
-for command in (generate, build_engines, pull, plan, mawe, models, doctor):
+for command in (generate, batch, build_engines, pull, plan, mawe, models, doctor):
     app.command()(command)
 app.add_typer(engines, name="engines")
 app.add_typer(runs, name="runs")

@@ -12,6 +12,7 @@
     ├── StageError             a stage produced frames that cannot be right (NaN, constant); exit code 1
     │   └── DriftError         ... or that are farther from the beginning than was allowed
     ├── OutputError            the video cannot be written; exit code 1
+    ├── BatchError             some jobs of a batch failed, the others did not; exit code 1
     ├── StoppedError           a run was stopped or had to pause, and can go on; exit code 3
     └── ExportError            weights or graphs cannot be converted or compiled; exit code 1
 
@@ -71,6 +72,10 @@ class DriftError(StageError):
 
 class OutputError(Stt2vError):
     """The video cannot be written where it was asked for."""
+
+
+class BatchError(Stt2vError):
+    """Some jobs of a batch failed, and the others did not."""
 
 
 class StoppedError(Stt2vError):

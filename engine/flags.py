@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -158,6 +158,24 @@ def takes_flags(flags: type[Any], name: str, build: Callable[[Any], Any]) -> Cal
 
 takes_request = takes_flags(RequestFlags, "order", RequestFlags.order)
 """Give a command the flags of a request, and itself the order that they spell."""
+
+
+def spelled_flags(words: Sequence[str]) -> RequestFlags:
+    """The flags of a request that `words` spell, as on a command line. Raises UsageError."""
+    spelled: list[RequestFlags] = []
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    @takes_flags(RequestFlags, "flags", lambda flags: flags)
+    def command(flags: RequestFlags) -> None:
+        """Only spelled."""
+        spelled.append(flags)
+
+    try:
+        app(list(words), standalone_mode=False)
+    except typer.TyperException as error:
+        raise UsageError(error.format_message().rstrip(".")) from error
+    return spelled[0]
 
 
 def _guidance(text: str) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """What a command line comes to: the videos to make, from where they begin or go on, and the making of them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from stt2v.engine.runs.interrupt import Interrupt
 from stt2v.engine.runs.keeping import Keeping
 from stt2v.engine.runs.resume import Resumption, resumption
 from stt2v.engine.session import Session
-from stt2v.engine.videos import FRESH, Made, generate_folder, generate_video
+from stt2v.engine.videos import FRESH, Made, generate_video
 from stt2v.engine.views import NO_VIEWS, Views
 
 OUTPUT, OUTPUT_FOLDER = Path("out.mp4"), Path("out")
@@ -26,7 +25,10 @@ OUTPUT, OUTPUT_FOLDER = Path("out.mp4"), Path("out")
 
 @dataclass(frozen=True)
 class Job:
-    """A request to a model, and where its video goes; `repeats` and `resumes` say what it is made after."""
+    """A request to a model, and where its video goes; `repeats` and `resumes` say what it is made after.
+
+    goes_on: take over what is kept of this very video, where an earlier call was stopped.
+    """
 
     model: str
     request: Request
@@ -34,6 +36,7 @@ class Job:
     engines: Path | None = None
     repeats: Record | None = None
     resumes: Resumption | None = None
+    goes_on: bool = False
 
     @property
     def folder(self) -> Path | None:
@@ -55,27 +58,30 @@ class Job:
         plan_run(declared, self.request.resolve(declared))
 
     def make(
-        self, session: Session, keep: RunFlags, progress: Progress, views: Views, metadata: bool
-    ) -> Iterator[Made]:
-        """Each video once it is whole: one, or one for every picture of a folder. Raises what `generate_video` does."""
+        self,
+        session: Session,
+        keep: RunFlags,
+        interrupt: Interrupt,
+        progress: Progress,
+        views: Views = NO_VIEWS,
+        metadata: bool = True,
+    ) -> Made:
+        """The video, once it is whole. Raises what `generate_video` does."""
         self._tell_differences(session, progress)
-        interrupt = Interrupt(keep.on_interrupt)
         progress = interrupt.watched(progress)
         keeping = Keeping(session, runs_folder(keep.run_dir), interrupt, progress, keep.discard_run)
-        if self.folder:
-            yield from generate_folder(session, self.request, self.folder, self.output, progress, metadata, keeping.new)
-            return
         how = self.resumes
         open_run = keeping.new if how is None else lambda request, output: keeping.resumed(how)
+        if self.goes_on:
+            open_run = keeping.continued
         origin = how.origin if how else FRESH
-        yield generate_video(session, self.request, self.output, progress, metadata, views, open_run, origin)
+        return generate_video(session, self.request, self.output, progress, metadata, views, open_run, origin)
 
     def _tell_differences(self, session: Session, progress: Progress) -> None:
         """Note what is not here as it was when the video to repeat was made."""
         if self.repeats is None:
             return
-        request = replace(self.request, image=None) if self.folder else self.request
-        for line in self.repeats.differences(session.settings(request)):
+        for line in self.repeats.differences(session.settings(self.request)):
             progress.note(line)
 
 

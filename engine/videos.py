@@ -1,13 +1,12 @@
 """From a request to a file: the main job of the command line."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stt2v.engine.errors import DriftError, InputError, OutputError
+from stt2v.engine.errors import DriftError
 from stt2v.engine.film import Film
 from stt2v.engine.media.join import join_videos
 from stt2v.engine.media.video import check_output
@@ -21,9 +20,6 @@ from stt2v.engine.runs.record import VIDEO
 from stt2v.engine.runs.run import Run, pausing, scratch_run
 from stt2v.engine.session import Session
 from stt2v.engine.views import NO_VIEWS, Views
-
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-
 
 OpenRun = Callable[[Request, Path], AbstractContextManager[Run]]
 """Opens what is kept of the video that a request makes, given where the video goes."""
@@ -86,42 +82,3 @@ def _made(film: Film, plan: RunPlan) -> tuple[RunPlan, list[Path]]:
         film.progress.note(str(error))
     plan = film.ended(plan)
     return plan, film.segments(plan)
-
-
-def generate_folder(
-    session: Session,
-    request: Request,
-    folder: Path,
-    output: Path,
-    progress: Progress,
-    metadata: bool = True,
-    open_run: OpenRun = unkept,
-) -> Iterator[Made]:
-    """One video for every picture in `folder`, named after it, in the folder `output`; yields each when it is whole.
-
-    A picture that cannot be used does not stop the others. Raises InputError at the end for those, or at once when
-    there is no picture, and what `generate_video` raises.
-    """
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if not pictures:
-        raise InputError(f"folder {folder} holds no picture ({', '.join(sorted(PICTURES))}); give another")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"folder {output} cannot be made ({error.strerror}); choose another with --output") from error
-    failed = []
-    for picture, name in zip(pictures, _names(pictures), strict=True):
-        try:
-            one = replace(request, image=picture)
-            yield generate_video(session, one, output / name, progress, metadata, open_run=open_run)
-        except InputError as error:
-            failed.append(picture.name)
-            progress.note(str(error))
-    if failed:
-        raise InputError(f"{len(failed)} of {len(pictures)} pictures could not be used: {', '.join(failed)}")
-
-
-def _names(pictures: Sequence[Path]) -> list[str]:
-    """The file names of their videos: those that differ by their suffix only keep it."""
-    stems = Counter(picture.stem for picture in pictures)
-    return [f"{picture.stem if stems[picture.stem] == 1 else picture.name}.mp4" for picture in pictures]

@@ -266,7 +266,7 @@ def test_generate_from_a_folder(run: Run, tmp_path: Path) -> None:
     (pictures / "notes.txt").write_text("no picture")
     code, out, _ = run("generate", "--model", "tiny", "--image", pictures, "--num-frames", 1)
     assert (code, out) == (0, "out/a.mp4\nout/b.mp4\n")
-    assert sorted(path.name for path in Path("out").iterdir()) == ["a.mp4", "b.mp4"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [".stt2v-batch", "a.mp4", "b.mp4"]
 
 
 def test_installed_script(tmp_path: Path) -> None:
@@ -320,8 +320,8 @@ def test_a_bad_picture_of_a_folder_does_not_stop_the_others(run: Run, tmp_path: 
     code, out, err = run(
         "generate", "--model", "tiny", "--image", pictures, "--num-frames", 1, "--no-enhance", "--no-interpolate"
     )
-    assert (code, out) == (2, "out/a.jpg.mp4\nout/a.png.mp4\nout/c.mp4\n")
-    assert err.splitlines()[-1].endswith("1 of 4 pictures could not be used: b.png")
+    assert (code, out) == (1, "out/a.jpg.mp4\nout/a.png.mp4\nout/c.mp4\n")
+    assert "1 of 4 jobs failed: out/b.mp4: " in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("output", ["/proc/out", "file"])

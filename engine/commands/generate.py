@@ -2,18 +2,21 @@
 
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stt2v.engine.batch.listing import Listed, picture_jobs
+from stt2v.engine.batch.workshop import Making
+from stt2v.engine.commands.batch import make_all
 from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import StoppedError
 from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.runs.flags import RunFlags, takes_run
-from stt2v.engine.runs.restart import restarting
+from stt2v.engine.runs.interrupt import Interrupt
+from stt2v.engine.runs.restart import restarting, resuming
 from stt2v.engine.views import Views
 
 
@@ -47,24 +50,25 @@ def generate(
     from stt2v.engine.job import job_of
     from stt2v.engine.session import Session
 
-    began, made = time.monotonic(), []
+    began = time.monotonic()
     views = Views(preview, contact_sheet)
     job = job_of(order, keep, output, engines)
     job.check(views)  # a wrong argument is told before a missing engine set
+    if job.folder:
+        make_all(Listed(picture_jobs(job)), job.output, Making(backend, trust, keep, not no_metadata), as_json)
+        return
     with (
-        restarting(job.output, context) if not job.folder else nullcontext(),
+        restarting(resuming(job.output, context)),
         progress_on(sys.stderr) as progress,
         Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress) as session,
     ):
-        for each in job.make(session, keep, progress, views, not no_metadata):
-            made.append(each)
-            if not as_json:
-                say(str(each.path))
+        made = job.make(session, keep, Interrupt(keep.on_interrupt), progress, views, not no_metadata)
+        if not as_json:
+            say(str(made.path))
         if session.model.warning:
             progress.note(session.model.warning)
     if as_json:
-        files = [str(each.path) for each in made]
-        say_json({**made[-1].plan.to_json(), "files": files, "seconds": round(time.monotonic() - began, 2)})
-    for each in made:
-        if each.ended_early:
-            raise StoppedError(f"{each.path} ended early, as asked; `stt2v generate --resume {each.path}` goes on")
+        seconds = round(time.monotonic() - began, 2)
+        say_json({**made.plan.to_json(), "files": [str(made.path)], "seconds": seconds})
+    if made.ended_early:
+        raise StoppedError(f"{made.path} ended early, as asked; `stt2v generate --resume {made.path}` goes on")

@@ -1,5 +1,6 @@
 """How a command keeps the runs of its videos: opened for the work, told about, and removed when they are too many."""
 
+import json
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -43,6 +44,13 @@ class Keeping:
             yield run
 
     @contextmanager
+    def continued(self, request: Request, output: Path) -> Iterator[Run]:
+        """The run of the same video where one is kept, else a new one. Raises StoppedError as `new` does."""
+        self.interrupt.check()
+        with self._kept(self._same(request, output) or self._begun(request, output, 0, Origin())) as run:
+            yield run
+
+    @contextmanager
     def resumed(self, how: Resumption) -> Iterator[Run]:
         """A run that goes on, or a new one that begins with chunks of another. Raises UsageError, InputError."""
         if how.shared is None:
@@ -57,6 +65,15 @@ class Keeping:
                 for index in range(how.shared):
                     run.adopt(chunk_unit(index), other)
             yield run
+
+    def _same(self, request: Request, output: Path) -> Path | None:
+        """Where the newest run is kept that makes what `request` does, bit for bit."""
+        made = json.loads(json.dumps(self._made(request) | placed(request, Origin())))
+        for kept in reversed(all_runs(self.folder)):
+            record = kept.record
+            if record.output == str(output.absolute()) and not record.shared and dict(record.made) == made:
+                return kept.directory
+        return None
 
     def _begun(self, request: Request, output: Path, shared: int, origin: Origin) -> Path:
         engines = self.session.engines.directory if isinstance(self.session.engines, EngineSet) else None

@@ -18,8 +18,8 @@ OWN = {"resume", "from_chunk", "output"}
 
 
 @contextmanager
-def restarting(output: Path, context: Any) -> Iterator[None]:
-    """Replace this process by one that resumes `output` when a card is lost inside; context: typer's, of `generate`.
+def restarting(words: Sequence[str]) -> Iterator[None]:
+    """Replace this process by one with the command line `words`, which goes on, when a card is lost inside.
 
     Everything that was opened inside is closed first. Raises DeviceLostError when that has happened `MOST` times.
     """
@@ -31,12 +31,15 @@ def restarting(output: Path, context: Any) -> Iterator[None]:
             raise
         sys.stderr.write(f"{error}; a new process goes on from the last finished unit\n")
         sys.stderr.flush()
-        words = [sys.executable, "-c", SCRIPT, *resuming(output, context)]
-        os.execve(sys.executable, words, {**os.environ, COUNT: str(done + 1)})
+        command = [sys.executable, "-c", SCRIPT, *words]
+        os.execve(sys.executable, command, {**os.environ, COUNT: str(done + 1)})
 
 
 def resuming(output: Path, context: Any) -> Sequence[str]:
-    """The command line that resumes `output` with what was said of the run; the request is kept there."""
+    """The command line that resumes `output` with what was said of the run; the request is kept there.
+
+    context: typer's, of `generate`.
+    """
     words = ["generate", "--resume", str(output)]
     left = OWN | {field.name for field in fields(RequestFlags)}
     for option in context.command.params:

@@ -35,7 +35,7 @@ class Run(Closing):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.on_unit: Callable[[str], None] = unwatched
-        self._lock = _locked(directory)
+        self._lock = locked(directory / LOCK, f"run {directory}")
         for left in directory.rglob(f"{PART}*"):  # by a process that was killed
             left.unlink()
         with pausing(directory):
@@ -112,13 +112,17 @@ def scratch_run() -> Iterator[Run]:
         yield run
 
 
-def _locked(directory: Path) -> IO[bytes]:
-    file = (directory / LOCK).open("ab")
+def locked(path: Path, what: str) -> IO[bytes]:
+    """A lock on the file `path`, which is made where it is missing, until it is closed.
+
+    Raises UsageError when another process holds it, OSError.
+    """
+    file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise UsageError(f"run {directory} is being worked on by another process; wait for it or stop it") from None
+        raise UsageError(f"{what} is being worked on by another process; wait for it or stop it") from None
     return file
 
 

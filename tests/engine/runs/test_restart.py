@@ -3,8 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -56,26 +56,19 @@ def test_a_card_that_is_lost_again_and_again_ends_the_run(monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "execve", lambda program, words, environment: started.append([environment[restart.COUNT]]))
     for done in range(restart.MOST):
         monkeypatch.setenv(restart.COUNT, str(done))
-        with restart.restarting(Path("out.mp4"), _Context()):
+        with restart.restarting([]):
             raise DeviceLostError("gone")
     assert started == [["1"], ["2"], ["3"]]
     monkeypatch.setenv(restart.COUNT, str(restart.MOST))
-    with pytest.raises(DeviceLostError), restart.restarting(Path("out.mp4"), _Context()):
+    with pytest.raises(DeviceLostError), restart.restarting([]):
         raise DeviceLostError("gone")
-
-
-class _Context:
-    """What typer knows of a command without parameters."""
-
-    class command:
-        params = ()
 
 
 def test_what_was_said_of_the_run_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
-    def note(output: Path, context: Any) -> None:
-        said.extend(restart.resuming(output, context))
+    def note(words: Sequence[str]) -> None:
+        said.extend(words)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stt2v.engine.commands.generate.restarting", note)

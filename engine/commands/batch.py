@@ -1,0 +1,95 @@
+"""`stt2v batch`, and what `generate` does with a folder of pictures."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stt2v.engine.batch.listing import Listed, listed_jobs
+from stt2v.engine.batch.outcome import BatchReport
+from stt2v.engine.batch.workshop import Making, Workshop
+from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption
+from stt2v.engine.commands.output import say, say_json
+from stt2v.engine.errors import BatchError, StoppedError
+from stt2v.engine.flags import RequestFlags, takes_flags
+from stt2v.engine.runs.flags import RunFlags
+from stt2v.engine.runs.interrupt import Interrupt
+from stt2v.engine.runs.restart import restarting
+
+SHOWN = 3  # failed jobs that the last line names
+
+
+@takes_flags(RequestFlags, "common", lambda flags: flags)
+def batch(
+    jobs: Annotated[
+        Path,
+        typer.Argument(
+            metavar="JOBS", help="jobs.jsonl (an object of flags a line), prompts.csv (with a head line), or pictures."
+        ),
+    ],
+    common: RequestFlags,
+    out: Annotated[Path, typer.Option("--out", help="The folder of the videos.")] = Path("out"),
+    backend: BackendOption = None,
+    engines: EnginesOption = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open engines of any origin: they are code.")] = False,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="As in `generate`.")] = None,
+    discard_run: Annotated[bool, typer.Option("--discard-run", help="As in `generate`.")] = False,
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="Keep settings and seed out of the files.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make many videos. The same command goes on where it was stopped, and tries again what failed.
+
+    The flags of a request hold for all jobs that do not say otherwise.
+    """
+    keep = RunFlags(run_dir=run_dir, discard_run=discard_run, on_interrupt="save")
+    listed = listed_jobs(jobs, common, out, engines)
+    make_all(listed, out, Making(backend, trust, keep, not no_metadata), as_json)
+
+
+def make_all(listed: Listed, folder: Path, how: Making, as_json: bool) -> None:
+    """Make the videos that are listed, and report.
+
+    Raises StoppedError when some are left or ended early, BatchError when some failed.
+    """
+    from stt2v.engine.batch.batch import run_batch
+    from stt2v.engine.console import progress_on
+
+    began = time.monotonic()
+    interrupt, stopped = Interrupt(how.keep.on_interrupt), None
+    outcomes = list(listed.refused)
+    with restarting(sys.argv[1:]), progress_on(sys.stderr) as progress, interrupt.listening():
+        for refused in listed.refused:
+            progress.note(f"{refused.job} failed: {refused.problem}")
+        try:
+            with Workshop(how, interrupt, progress) as workshop:
+                for outcome in run_batch(listed.jobs, folder, workshop):
+                    outcomes.append(outcome)
+                    if outcome.problem:
+                        progress.note(f"{outcome.job} failed: {outcome.problem}")
+                    elif outcome.state != "there" and not as_json:
+                        say(outcome.job)
+        except StoppedError as error:
+            stopped = error
+        report = BatchReport(outcomes, len(listed.jobs) + len(listed.refused), time.monotonic() - began)
+        progress.note(report.line())
+    if as_json:
+        say_json(report.to_json())
+    if stopped:
+        raise stopped
+    _check_all(report)
+
+
+def _check_all(report: BatchReport) -> None:
+    """Raise what the exit code of a finished batch comes from."""
+    if failed := [*report.problems()]:
+        more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        raise BatchError(
+            f"{len(failed)} of {report.total} jobs failed: {'; '.join(failed[:SHOWN])}{more}; mend them and give the "
+            "same command again, which makes only what is missing"
+        )
+    if early := report.of("shortened"):
+        raise StoppedError(f"{', '.join(early[:SHOWN])} ended early; the same command goes on")
