@@ -8,6 +8,8 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+aten = torch.ops.aten
+
 
 @dataclass(frozen=True)
 class FlatProgram:
@@ -21,7 +23,7 @@ class FlatProgram:
 
 
 def flatten(exported: ExportedProgram) -> FlatProgram:
-    """`exported` without checks of its own; convolution weights lie channels-last, so that all maps do."""
+    """`exported` without checks of its own and dropout; maps lie channels-last, as convolutions want them."""
     stored = {**exported.state_dict, **exported.constants}
     weights = {
         spec.arg.name: laid_out(stored[spec.target].detach())
@@ -30,15 +32,31 @@ def flatten(exported: ExportedProgram) -> FlatProgram:
     }
     module = fx.GraphModule(exported.graph_module, exported.graph_module.graph)
     for node in list(module.graph.nodes):
-        if node.target == torch.ops.aten._assert_tensor_metadata.default:
+        if node.target == aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)
-        elif node.target == torch.ops.aten.dropout.default:
+        elif node.target == aten.dropout.default:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+        elif node.target == aten.contiguous.default and node.meta["val"].ndim in (4, 5):
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(_channels_last(node.args[0], node.meta["val"].ndim))
+            module.graph.erase_node(node)
+        elif node.target == aten.view.default:  # asks for an order that there may not be now
+            node.target = aten.reshape.default
     module.recompile()
     return FlatProgram(module, weights)
 
 
+def _channels_last(maps: fx.Node, rank: int) -> fx.Node:
+    """`maps`, [..., C, H, W], with the channels innermost in memory."""
+    call, leading = maps.graph.call_function, range(rank - 3)
+    last = call(aten.permute.default, (maps, [*leading, rank - 2, rank - 1, rank - 3]))
+    return call(
+        aten.permute.default, (call(aten.contiguous.default, (last,)), [*leading, rank - 1, rank - 3, rank - 2])
+    )
+
+
 def laid_out(weight: Tensor) -> Tensor:
     """`weight` in the memory order that kernels want."""
-    return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight.contiguous()
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return weight.contiguous(memory_format=formats.get(weight.ndim, torch.contiguous_format))

@@ -34,18 +34,42 @@ def put_kernels(module: fx.GraphModule) -> dict[str, int]:
 
 
 def norms(node: Node) -> Node | None:
-    """GroupNorm over maps as factors and one multiplication and addition."""
+    """GroupNorm over maps, or over all frames of a clip, as factors and one multiplication and addition."""
     x, groups, weight, bias, eps, *_ = node.args
     value = _value(x)
-    if value.ndim != 4 or weight is None or bias is None:
+    if value.ndim not in (4, 5) or weight is None or bias is None:
         return None
     call = node.graph.call_function
-    factors = call(group_norm.OP, (x, weight, bias, groups, eps))
-    shape = [*value.shape[:2], 1, 1]
+    factors = call(group_norm.OP, (_as_maps(x), weight, bias, groups, eps))
+    shape = [*value.shape[:2], *[1] * (value.ndim - 2)]
     scale, shift = (call(aten.reshape.default, (call(operator.getitem, (factors, i)), shape)) for i in (0, 1))
     wide = call(aten.to.dtype, (x, torch.float32))
     sum_ = call(aten.add.Tensor, (call(aten.mul.Tensor, (wide, scale)), shift))
     return call(aten.to.dtype, (sum_, value.dtype))
+
+
+def temporal_convolutions(node: Node) -> Node | None:
+    """A convolution over frames alone as one over maps of frames by pixels, which stay channels-last.
+
+    For one over volumes cuDNN puts every tensor into another order and back.
+    """
+    x, weight, bias, *rest = node.args
+    stride, padding, dilation, groups = (*rest, *([1, 1, 1], [0, 0, 0], [1, 1, 1], 1)[len(rest) :])
+    over_frames = list(_value(weight).shape[3:]) == [1, 1] and list(padding[1:]) == [0, 0]
+    if not over_frames or {*stride, *dilation, groups} != {1}:
+        return None
+    call = node.graph.call_function
+    kernel = call(aten.reshape.default, (weight, [*_value(weight).shape[:3], 1]))
+    maps = call(aten.conv2d.default, (_as_maps(x), kernel, bias, [1, 1], [padding[0], 0]))
+    return call(aten.reshape.default, (maps, list(_value(node).shape)))
+
+
+def _as_maps(x: Node) -> Node:
+    """[N, C, H, W] as it is, [N, C, F, H, W] as maps of frames by pixels: [N, C, F, H * W]."""
+    shape = _value(x).shape
+    if len(shape) == 4:
+        return x
+    return x.graph.call_function(aten.reshape.default, (x, [*shape[:3], shape[3] * shape[4]]))
 
 
 def gates(node: Node) -> Node | None:
@@ -83,6 +107,7 @@ def attentions(node: Node) -> Node | None:
 
 REWRITES: Mapping[Any, Rewrite] = {
     aten.group_norm.default: norms,
+    aten.conv3d.default: temporal_convolutions,
     aten.mul.Tensor: gates,
     aten.scaled_dot_product_attention.default: attentions,
 }
