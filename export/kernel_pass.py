@@ -53,8 +53,9 @@ def temporal_convolutions(node: Node) -> Node | None:
 
     For one over volumes cuDNN puts every tensor into another order and back.
     """
-    x, weight, bias, *rest = node.args
-    stride, padding, dilation, groups = (*rest, *([1, 1, 1], [0, 0, 0], [1, 1, 1], 1)[len(rest) :])
+    x, weight, bias, *given = node.args
+    defaults: list[Any] = [[1, 1, 1], [0, 0, 0], [1, 1, 1], 1]
+    stride, padding, dilation, groups = given + defaults[len(given) :]
     over_frames = list(_value(weight).shape[3:]) == [1, 1] and list(padding[1:]) == [0, 0]
     if not over_frames or {*stride, *dilation, groups} != {1}:
         return None

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._inductor.graph import GraphLowering
 from torch.export import ExportedProgram
+from torch.utils._ordered_set import OrderedSet
 
 from stt2v.engine.backends import runs_here
 from stt2v.engine.backends.inductor import ARTIFACT, DEVICES, TABLE, WEIGHTS, without_trials
@@ -137,10 +140,32 @@ def lower(exported: ExportedProgram, target: str) -> tuple[FlatProgram, Mapping[
 
 def compile_flat(program: FlatProgram, inputs: Sequence[Tensor]) -> Any:
     """The artifact of `program` for inputs like these: callable with weights and inputs, and saveable."""
-    with torch.no_grad():
+    with torch.no_grad(), maps_apart_from_tokens():
         return torch._inductor.standalone_compile(
             program.module, [*program.weights.values(), *inputs], dynamic_shapes="from_example_inputs"
         )
+
+
+@contextmanager
+def maps_apart_from_tokens() -> Iterator[None]:
+    """On a GPU Inductor lays channels-last only what was so when the program was traced.
+
+    By itself it does that to every tensor of four axes that any convolution comes after. Tokens, [B, P, F, C], would
+    have their pixels innermost, and each kernel that meets them would read across.
+    """
+    preferring = GraphLowering.find_nodes_prefer_channels_last
+
+    def traced(graph: GraphLowering) -> OrderedSet[torch.fx.Node]:
+        return OrderedSet(node for node in preferring(graph) if _lies_channels_last(node.meta.get("val")))
+
+    with patch.object(GraphLowering, "find_nodes_prefer_channels_last", traced):
+        yield
+
+
+def _lies_channels_last(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return False
+    return value.device.type != "cuda" or value.is_contiguous(memory_format=torch.channels_last)
 
 
 def activation_bytes(program: FlatProgram) -> int:

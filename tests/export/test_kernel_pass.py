@@ -1,10 +1,15 @@
 """The pass that puts our kernels in: it finds every place, and what is computed stays the same."""
 
 from collections.abc import Mapping
+from typing import cast
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.graph import GraphLowering
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._ordered_set import OrderedSet
 from triton import knobs
 
 from stt2v.engine.models import find_model
@@ -16,6 +21,7 @@ from stt2v.export.kernel_pass import put_kernels
 from stt2v.export.precision import in_precision
 from stt2v.export.recipes import recipe_for
 from stt2v.export.reference import seeded_inputs
+from stt2v.export.to_inductor import maps_apart_from_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +76,18 @@ def test_fp8_takes_large_linears_only(tiny: Mapping[str, GraphMaker]) -> None:
     assert found["attentions"] == 17
     assert 0 < found["fp8_linears"] < 166
     assert worst(graph, actual) < 0.2  # 0.12: toy widths average fewer errors than real ones
+
+
+def test_only_maps_are_laid_channels_last() -> None:
+    graph, mode = torch.fx.Graph(), FakeTensorMode()
+    with mode:
+        maps = torch.empty(2, 8, 4, 4, device="cuda", memory_format=torch.channels_last)
+        values = {"maps": maps, "tokens": torch.empty(2, 16, 4, 8, device="cuda"), "rows": torch.empty(2, 8)}
+    for name, value in values.items():
+        graph.placeholder(name).meta["val"] = value
+    with (
+        patch.object(GraphLowering, "find_nodes_prefer_channels_last", lambda _: OrderedSet(graph.nodes)),
+        maps_apart_from_tokens(),
+    ):
+        chosen = GraphLowering.find_nodes_prefer_channels_last(cast(GraphLowering, None))
+    assert [node.name for node in chosen] == ["maps"]
