@@ -10,9 +10,10 @@ from torch import Tensor
 from stt2v.engine.backends.inductor import tuned_convolutions
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.graph import Graph
+from stt2v.export.inductor_builder import compile_graph
 from stt2v.export.precision import in_precision
 from stt2v.export.reference import seeded_inputs
-from stt2v.export.to_inductor import compile_flat, lower
+from stt2v.export.to_inductor import lower
 
 Call = Callable[[], tuple[Tensor, ...]]
 """Runs a graph once; without gradients it is called by whoever times it."""
@@ -58,13 +59,12 @@ def engine(precision: str) -> Prepare:
     def prepare(graph: Graph, device: str) -> tuple[Call, Mapping[str, int]]:
         made = on_device(in_precision(graph, precision), device)
         program, counts = lower(exported_from_graph(made), device)
-        inputs = list(made.inputs.values())
-        artifact: Any = compile_flat(program, inputs)
-        weights = list(program.weights.values())
+        arguments = [*program.weights.values(), *made.inputs.values()]
+        artifact = compile_graph(program.module, arguments)
 
         def call() -> tuple[Tensor, ...]:
             with tuned_convolutions():
-                return tuple(artifact(*weights, *inputs))
+                return tuple(artifact(*arguments))
 
         return call, counts
 

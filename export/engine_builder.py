@@ -16,6 +16,7 @@ from stt2v.engine.progress import Progress
 from stt2v.engine.reference import Reference, read_reference, write_reference
 from stt2v.engine.stages.denoise import fused_steps
 from stt2v.export.capture import Program, program_from_graph
+from stt2v.export.card import card_to_itself
 from stt2v.export.compilers import Compile
 from stt2v.export.fallback import Rung, Workshop
 from stt2v.export.graph import Graph, GraphMaker
@@ -73,7 +74,9 @@ class EngineBuilder:
             return kept
         self.progress.advance("build", 0, graph=name, phase="reference", seconds=entry.seconds)
         single = entry.activation_bytes * FULL_BYTES // BYTES[entry.precision]
-        made = reference_of(self._graph(name), entry.spec, activation_bytes=single)
+        graph = self._graph(name)
+        with card_to_itself(stage):
+            made = reference_of(graph, entry.spec, activation_bytes=single)
         write_reference(stage, name, made)
         return made
 
@@ -103,7 +106,8 @@ class EngineBuilder:
     def _parity(self, entry: EngineEntry, stage: Path) -> Parity:
         reference = self.refer(entry, stage)
         self.progress.advance("build", 0, graph=entry.spec.name, phase="parity", seconds=entry.seconds)
-        return certify(open_backend(entry.backend, entry.target), stage / entry.file, entry, reference)
+        with card_to_itself(stage):
+            return certify(open_backend(entry.backend, entry.target), stage / entry.file, entry, reference)
 
     def _graph(self, name: str) -> Graph:
         graph = self.graphs[name]()

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,28 +12,28 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch._inductor.graph import GraphLowering
 from torch.export import ExportedProgram
-from torch.utils._ordered_set import OrderedSet
 
 from stt2v.engine.backends import runs_here
-from stt2v.engine.backends.inductor import ARTIFACT, DEVICES, TABLE, WEIGHTS, without_trials
+from stt2v.engine.backends.inductor import ARTIFACT, DEVICES, TABLE, WEIGHTS
 from stt2v.engine.errors import ExportError
 from stt2v.engine.manifest import EngineEntry
 from stt2v.export.capture import Program
 from stt2v.export.compilers import Compiled, Finish
 from stt2v.export.flat_program import FlatProgram, flatten
 from stt2v.export.fp8 import quantise
-from stt2v.export.quiet import quiet
+from stt2v.export.inductor_builder import REPORT, Job, Layout
 from stt2v.export.weight_file import WeightFile
 
 KEPT = (".so", ".cubin", ".json", ".ptx")  # files of the compiler's cache that loading looks for
 SUFFIX = ".inductor"
+CACHE = "cache"  # the compiler's, within the folder of a job
+SIDE_BY_SIDE = 4  # builders that have the threads of this machine among them
+LONGEST = 300  # letters of an error
 
 
 class InductorCompiler:
@@ -70,21 +73,18 @@ class InductorCompile:
     def __call__(self, program: Program) -> Finish:
         name = program.spec.name
         flat, counts = lower(program.exported, self.target)
-        inputs = [torch.zeros(t.shape, dtype=getattr(torch, t.dtype), device=self.target) for t in program.spec.inputs]
-        peak = activation_bytes(flat)
-        try:
-            with quiet("torch._inductor", "torch._functorch"), _own_cache() as folder, without_trials():
-                artifact = compile_flat(flat, inputs)
-                if self.target == "cuda":
-                    artifact(*flat.weights.values(), *inputs)  # our own kernels are compiled when first called
-                artifact.save(path=str(folder / ARTIFACT))
-                self._pack(name, folder, [self._row(weight) for weight in flat.weights.values()], bool(counts))
-        except Exception as exc:  # a compiler that runs other compilers may raise anything
-            reason = str(exc).strip().split("\n")[0] or type(exc).__name__
-            raise ExportError(f"graph {name!r}: Inductor failed: {reason}; `--debug` shows where") from exc
+        job = _Job(name, self.directory, bool(counts), activation_bytes(flat))
+        inputs = [torch.empty(t.shape, dtype=getattr(torch, t.dtype), device="meta") for t in program.spec.inputs]
+        layouts = tuple(Layout.of(tensor, self.target) for tensor in (*flat.weights.values(), *inputs))
+        job.folder.mkdir()
+        Job(flat.module, layouts, job.kernels).save(job.folder)
+        rows = [self._row(weight) for weight in flat.weights.values()]
+        self.weights.flush()
         size = sum(weight.nbytes for weight in flat.weights.values())
-        compiled = Compiled(f"{name}{SUFFIX}", size, peak, counts)
-        return lambda: compiled
+        del flat
+        if self.target == "cuda":
+            torch.cuda.empty_cache()  # others of this build need the memory
+        return lambda: job.build(rows, size, counts)
 
     def adopt(self, source: Path, entry: EngineEntry) -> None:
         """Its weights are found again or placed anew, so that nothing is kept that no engine uses."""
@@ -109,13 +109,53 @@ class InductorCompile:
         dtype = str(weight.dtype).removeprefix("torch.")
         return {"offset": offset, "bytes": length, "dtype": dtype, "shape": list(weight.shape), "strides": strides}
 
-    def _pack(self, name: str, folder: Path, rows: Sequence[Mapping[str, Any]], kernels: bool) -> None:
-        self.weights.flush()
-        with zipfile.ZipFile(self.directory / f"{name}{SUFFIX}", "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr(TABLE, json.dumps({"kernels": kernels, "weights": rows}))
-            for path in sorted(folder.rglob("*")):
-                if path.name == ARTIFACT or path.suffix in KEPT:
-                    file.write(path, path.relative_to(folder))
+
+@dataclass(frozen=True)
+class _Job:
+    """One engine in the making by a process of its own. What lies in `folder` goes when it is built.
+
+    activations: by the graph; on a card they are measured instead.
+    """
+
+    name: str
+    directory: Path
+    kernels: bool
+    activations: int
+
+    @property
+    def folder(self) -> Path:
+        return self.directory / f".{self.name}"
+
+    def build(self, rows: Sequence[Mapping[str, Any]], size: int, counts: Mapping[str, int]) -> Compiled:
+        """Compile the graph that lies in the folder, whose weights are of `size` and lie where `rows` say."""
+        try:
+            self._run_builder()
+            report = json.loads((self.folder / REPORT).read_text(encoding="utf-8"))
+            self._pack(rows)
+        finally:
+            shutil.rmtree(self.folder)
+        peak = report.pop("activation_bytes", self.activations)
+        return Compiled(f"{self.name}{SUFFIX}", size, peak, {**counts, **report})
+
+    def _run_builder(self) -> None:
+        command = [sys.executable, "-P", "-m", "stt2v.export.inductor_builder", str(self.folder)]
+        cache = self.folder / CACHE
+        places = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
+        threads = {"TORCHINDUCTOR_COMPILE_THREADS": str(max(2, (os.cpu_count() or 1) // SIDE_BY_SIDE))}
+        done = subprocess.run(command, env=os.environ | places | threads, capture_output=True, text=True)
+        if done.returncode:
+            words = [line for line in done.stderr.splitlines() if line.strip()]
+            ended = f"was ended by signal {-done.returncode}" if done.returncode < 0 else "failed"
+            raise ExportError(f"graph {self.name!r}: Inductor {ended}: {' '.join(words[-1:])[:LONGEST]}")
+
+    def _pack(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        cache = self.folder / CACHE
+        with zipfile.ZipFile(self.directory / f"{self.name}{SUFFIX}", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(TABLE, json.dumps({"kernels": self.kernels, "weights": rows}))
+            file.write(self.folder / ARTIFACT, ARTIFACT)
+            for path in sorted(cache.rglob("*")):
+                if path.suffix in KEPT:
+                    file.write(path, path.relative_to(cache))
 
 
 def lower(exported: ExportedProgram, target: str) -> tuple[FlatProgram, Mapping[str, int]]:
@@ -138,36 +178,6 @@ def lower(exported: ExportedProgram, target: str) -> tuple[FlatProgram, Mapping[
     return program, counts
 
 
-def compile_flat(program: FlatProgram, inputs: Sequence[Tensor]) -> Any:
-    """The artifact of `program` for inputs like these: callable with weights and inputs, and saveable."""
-    with torch.no_grad(), maps_apart_from_tokens():
-        return torch._inductor.standalone_compile(
-            program.module, [*program.weights.values(), *inputs], dynamic_shapes="from_example_inputs"
-        )
-
-
-@contextmanager
-def maps_apart_from_tokens() -> Iterator[None]:
-    """On a GPU Inductor lays channels-last only what was so when the program was traced.
-
-    By itself it does that to every tensor of four axes that any convolution comes after. Tokens, [B, P, F, C], would
-    have their pixels innermost, and each kernel that meets them would read across.
-    """
-    preferring = GraphLowering.find_nodes_prefer_channels_last
-
-    def traced(graph: GraphLowering) -> OrderedSet[torch.fx.Node]:
-        return OrderedSet(node for node in preferring(graph) if _lies_channels_last(node.meta.get("val")))
-
-    with patch.object(GraphLowering, "find_nodes_prefer_channels_last", traced):
-        yield
-
-
-def _lies_channels_last(value: Any) -> bool:
-    if not isinstance(value, Tensor) or value.ndim != 4:
-        return False
-    return value.device.type != "cuda" or value.is_contiguous(memory_format=torch.channels_last)
-
-
 def activation_bytes(program: FlatProgram) -> int:
     """The most bytes that tensors between operations take at once, run in order and freed after their last use.
 
@@ -185,15 +195,6 @@ def activation_bytes(program: FlatProgram) -> int:
 def _bytes(node: torch.fx.Node) -> int:
     value = node.meta.get("val")
     return value.nbytes if node.op == "call_function" and isinstance(value, Tensor) else 0
-
-
-@contextmanager
-def _own_cache() -> Iterator[Path]:
-    """Inductor's caches, empty, in a folder that goes when the block is left."""
-    from torch._inductor.utils import fresh_cache
-
-    with fresh_cache():
-        yield Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 
 
 def compiler() -> InductorCompiler:

@@ -7,15 +7,12 @@ TensorRT builds for the card of this machine, TensorRT-RTX for those that are na
 The log goes to standard output, with the table of layers; the exit status is 1 when there is no engine.
 """
 
-import ctypes
 import importlib
-import re
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
+from stt2v.export.child import end_with_parent, peak_bytes
 
 trt: Any = importlib.import_module(sys.argv[1])  # an extra, and without types
 
@@ -66,17 +63,6 @@ def allow_decomposing(network: Any) -> None:
         if layer.type == trt.LayerType.ATTENTION_OUTPUT:
             layer.__class__ = trt.IAttentionOutputLayer  # `get_layer` knows only the base class
             layer.attention.decomposable = True
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held; `getrusage` would count in what its parent held when it began."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return 1024 * int(found[1]) if found else 0
-
-
-def end_with_parent() -> None:
-    """Have Linux kill this process when the build that waits for it is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

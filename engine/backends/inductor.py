@@ -7,6 +7,7 @@ table of the weights that it is called with, which lie in one file beside all en
 import importlib
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,17 +115,18 @@ class InductorBackend:
             raise
 
     def _load(self, path: Path, spec: EngineSpec, folder: Any) -> InductorEngine:
-        from torch._inductor.standalone_compile import CompiledArtifact
-
         with zipfile.ZipFile(path) as file:
             file.extractall(folder.name)
         table = json.loads((Path(folder.name) / TABLE).read_text(encoding="utf-8"))
         if table["kernels"]:  # on a CPU there are none, and there is no Triton
-            for module in KERNELS:  # each registers its operator
-                importlib.import_module(f"stt2v.kernels.{module}")
+            register_kernels()
         weights = [self._weight(path.parent / WEIGHTS, row) for row in table["weights"]]
-        with caches_in(folder.name), without_trials():
-            artifact = CompiledArtifact.load(path=str(Path(folder.name) / ARTIFACT))
+        with caches_in(folder.name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's about its own deprecated calls
+            from torch._inductor.standalone_compile import CompiledArtifact
+
+            with without_trials():
+                artifact = CompiledArtifact.load(path=str(Path(folder.name) / ARTIFACT))
         return InductorEngine(spec, artifact, weights, self.device, folder)
 
     def _weight(self, path: Path, row: dict[str, Any]) -> Any:
@@ -149,6 +151,12 @@ def open_on(device: str = "cpu") -> InductorBackend:
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendError("PyTorch finds no CUDA device here; choose an engine set for cpu")
     return InductorBackend(device)
+
+
+def register_kernels() -> None:
+    """Make our own operators known to PyTorch. Raises ModuleNotFoundError without Triton."""
+    for module in KERNELS:
+        importlib.import_module(f"stt2v.kernels.{module}")
 
 
 @contextmanager

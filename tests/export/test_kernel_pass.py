@@ -17,11 +17,11 @@ from stt2v.export.capture import exported_from_graph
 from stt2v.export.flat_program import flatten
 from stt2v.export.fp8 import quantise
 from stt2v.export.graph import Graph, GraphMaker
+from stt2v.export.inductor_builder import maps_apart_from_tokens
 from stt2v.export.kernel_pass import put_kernels
 from stt2v.export.precision import in_precision
 from stt2v.export.recipes import recipe_for
 from stt2v.export.reference import seeded_inputs
-from stt2v.export.to_inductor import maps_apart_from_tokens
 
 
 @pytest.fixture(autouse=True)

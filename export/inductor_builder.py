@@ -1,0 +1,131 @@
+"""Compiles one graph by Inductor and ends, so that several are compiled at once and none keeps what it took.
+
+    python -m stt2v.export.inductor_builder FOLDER
+
+The folder holds the graph (`JOB`); it gets the artifact, the compiler's cache (which the environment leads there), and
+what the graph takes to run (`REPORT`). On a card the graph is run, because our own kernels are compiled when they are
+first called, and nobody else of the same build uses the card meanwhile.
+"""
+
+import json
+import pickle
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, fx
+from torch._inductor.graph import GraphLowering
+from torch.utils._ordered_set import OrderedSet
+
+from stt2v.engine.backends.inductor import ARTIFACT, register_kernels, tuned_convolutions, without_trials
+from stt2v.export.card import card_to_itself
+from stt2v.export.child import end_with_parent, peak_bytes
+from stt2v.export.quiet import quiet
+
+JOB, REPORT = "job.pickle", "report.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A tensor without its contents, on "cpu" or "cuda"."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    device: str
+
+    @classmethod
+    def of(cls, tensor: Tensor, device: str) -> "Layout":
+        """That of a tensor, on another device."""
+        return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor.stride(), device)
+
+    def empty(self) -> Tensor:
+        """A tensor of this layout with zeros in it; on a processor it takes no memory until it is read."""
+        empty = torch.empty_strided(self.shape, self.strides, dtype=getattr(torch, self.dtype), device=self.device)
+        return empty if self.device == "cpu" else empty.zero_()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compile: a graph and the layouts of its weights and inputs. `kernels`: ours are in it."""
+
+    module: fx.GraphModule
+    arguments: tuple[Layout, ...]
+    kernels: bool
+
+    def save(self, folder: Path) -> None:
+        """Write it into `folder`."""
+        self.module._tracer_cls = None  # torch.export's cannot be made again, and the graph is traced already
+        (folder / JOB).write_bytes(pickle.dumps((self.module, self.arguments, self.kernels)))
+
+
+def compile_graph(module: fx.GraphModule, arguments: Sequence[Tensor]) -> Any:
+    """The artifact of a graph for arguments like these: callable with such, and saveable."""
+    with torch.no_grad(), without_trials(), maps_apart_from_tokens(), quiet("torch._inductor", "torch._functorch"):
+        return torch._inductor.standalone_compile(module, list(arguments), dynamic_shapes="from_example_inputs")
+
+
+@contextmanager
+def maps_apart_from_tokens() -> Iterator[None]:
+    """On a GPU Inductor lays channels-last only what was so when the program was traced.
+
+    By itself it does that to every tensor of four axes that any convolution comes after. Tokens, [B, P, F, C], would
+    have their pixels innermost, and each kernel that meets them would read across.
+    """
+    preferring = GraphLowering.find_nodes_prefer_channels_last
+
+    def traced(graph: GraphLowering) -> OrderedSet[torch.fx.Node]:
+        return OrderedSet(node for node in preferring(graph) if _lies_channels_last(node.meta.get("val")))
+
+    with patch.object(GraphLowering, "find_nodes_prefer_channels_last", traced):
+        yield
+
+
+def _lies_channels_last(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return False
+    return value.device.type != "cuda" or value.is_contiguous(memory_format=torch.channels_last)
+
+
+def build(folder: Path) -> None:
+    """Do the job in `folder`."""
+    module, layouts, kernels = pickle.loads((folder / JOB).read_bytes())
+    if kernels:
+        register_kernels()
+    arguments = [layout.empty() for layout in layouts]
+    artifact = compile_graph(module, arguments)
+    report = {}
+    if any(layout.device == "cuda" for layout in layouts):
+        with card_to_itself(folder.parent):
+            report["activation_bytes"] = _activation_bytes(artifact, arguments)
+    artifact.save(path=str(folder / ARTIFACT))
+    report["builder_bytes"] = peak_bytes()
+    (folder / REPORT).write_text(json.dumps(report))
+
+
+def _activation_bytes(artifact: Any, arguments: Sequence[Tensor]) -> int:
+    """The most memory of the card that a run takes beside weights and inputs, outputs and workspaces included.
+
+    The first run is left out: it tries several kernels.
+    """
+    with torch.no_grad(), tuned_convolutions():
+        artifact(*arguments)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        artifact(*arguments)
+        torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    return peak
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    build(Path(sys.argv[1]))
