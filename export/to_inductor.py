@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from stt2v.engine.backends import runs_here
-from stt2v.engine.backends.inductor import ARTIFACT, DEVICES, TABLE, WEIGHTS
+from stt2v.engine.backends.inductor import ARTIFACT, DEVICES
+from stt2v.engine.backends.inductor_weights import TABLE, WEIGHTS
 from stt2v.engine.errors import ExportError
 from stt2v.engine.manifest import EngineEntry
 from stt2v.export.capture import Program
@@ -131,10 +132,10 @@ class _Job:
         try:
             self._run_builder()
             report = json.loads((self.folder / REPORT).read_text(encoding="utf-8"))
-            self._pack(rows)
+            peak = report.pop("activation_bytes", self.activations)
+            self._pack({"kernels": self.kernels, "activation_bytes": peak, "weights": rows})
         finally:
             shutil.rmtree(self.folder)
-        peak = report.pop("activation_bytes", self.activations)
         return Compiled(f"{self.name}{SUFFIX}", size, peak, {**counts, **report})
 
     def _run_builder(self) -> None:
@@ -148,10 +149,10 @@ class _Job:
             ended = f"was ended by signal {-done.returncode}" if done.returncode < 0 else "failed"
             raise ExportError(f"graph {self.name!r}: Inductor {ended}: {' '.join(words[-1:])[:LONGEST]}")
 
-    def _pack(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _pack(self, table: Mapping[str, Any]) -> None:
         cache = self.folder / CACHE
         with zipfile.ZipFile(self.directory / f"{self.name}{SUFFIX}", "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr(TABLE, json.dumps({"kernels": self.kernels, "weights": rows}))
+            file.writestr(TABLE, json.dumps(table))
             file.write(self.folder / ARTIFACT, ARTIFACT)
             for path in sorted(cache.rglob("*")):
                 if path.suffix in KEPT:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("kernels", "engine", "export", "bench", "cli")  # each may import itself and those before it
 SOURCES = sorted([ROOT / "__init__.py", ROOT / "cli.py", *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))])
 TORCH_LIBRARIES = {"torch", "diffusers", "transformers"}
-TORCH_AT_RUN_TIME = ROOT / "engine" / "backends" / "inductor.py"
+TORCH_AT_RUN_TIME = [ROOT / "engine" / "backends" / name for name in ("inductor.py", "inductor_weights.py")]
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -57,7 +57,7 @@ def torch_free(path: Path, tree: ast.Module) -> Iterator[str]:
     """The engine imports no torch; the inductor backend may, inside its functions."""
     if room_of(path) not in ("engine", "cli", "__init__"):
         return
-    late = in_functions(tree) if path == TORCH_AT_RUN_TIME else set()
+    late = in_functions(tree) if path in TORCH_AT_RUN_TIME else set()
     for node, name in imports(tree):
         if name.split(".")[0] in TORCH_LIBRARIES and node not in late:
             yield f"line {node.lineno}: import of {name}"

@@ -5,7 +5,7 @@ the device, and `numpy.asarray` copies them to the host. The loop hands the valu
 looking inside, so nothing leaves the device that need not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stt2v.engine.backends.memory import Meter
+from stt2v.engine.errors import UsageError
 from stt2v.engine.spec import EngineSpec
 
 
@@ -65,6 +66,27 @@ class Backend(Protocol):
     def load(self, path: Path, spec: EngineSpec) -> Engine:
         """Load the compiled file at `path`. Raises BackendError when it cannot run on this machine."""
         ...
+
+    def expect(self, order: Iterable[tuple[Path, EngineSpec]]) -> None:
+        """Engines are going to be used in this order, so what one needs can be brought while others run."""
+        ...
+
+    def limit(self, nbytes: int) -> None:
+        """Stay within so much memory of the card from now on. Raises UsageError where that cannot be kept to."""
+        ...
+
+
+class WholeEngines:
+    """The half of a backend whose engines hold their weights, as long as they are loaded."""
+
+    name: str
+
+    def expect(self, order: Iterable[tuple[Path, EngineSpec]]) -> None:
+        """See `Backend`: engines are loaded whole when they are first used."""
+
+    def limit(self, nbytes: int) -> None:
+        """See `Backend`: what a library takes for an engine is its own affair."""
+        raise UsageError(f"--vram is given, backend {self.name!r} cannot keep to it; leave it out or use inductor")
 
 
 class Closing:

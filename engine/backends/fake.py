@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stt2v.engine.backends.base import Closing, Value, Values
+from stt2v.engine.backends.base import Closing, Value, Values, WholeEngines
 from stt2v.engine.backends.host import HostArrays, host_inputs
 from stt2v.engine.backends.memory import HostMeter, Meter
 from stt2v.engine.errors import BackendError
@@ -45,7 +45,7 @@ class FakeEngine(Closing):
         self._function = None
 
 
-class FakeBackend:
+class FakeBackend(WholeEngines):
     """Loads nothing: the file is not even opened."""
 
     name = hardware = "fake"

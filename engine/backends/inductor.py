@@ -5,13 +5,11 @@ table of the weights that it is called with, which lie in one file beside all en
 """
 
 import importlib
-import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,12 +20,18 @@ import numpy.typing as npt
 
 from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
 from stt2v.engine.backends.host import check_inputs
-from stt2v.engine.backends.memory import DeviceMeter, HostMeter, Meter
+from stt2v.engine.backends.inductor_weights import CardWeights, CudaCard, MappedWeights, Table, Weights
+from stt2v.engine.backends.memory import Cost, HostMeter, Meter
+from stt2v.engine.backends.residency import Residency
 from stt2v.engine.errors import BackendError, DeviceLostError, OutOfMemoryError, UsageError
+from stt2v.engine.size import in_words
 from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DEVICES = ("cpu", "cuda")
-ARTIFACT, TABLE, WEIGHTS = "artifact", "weights.json", "weights.bin"
+ARTIFACT = "artifact"
+BEFORE, LATER = 512 << 20, 512 << 20
+"""Bytes of a card that CUDA takes when it begins, and that libraries and kernels take while engines run; measured."""
+SLACK = 256 << 20  # bytes for the values that go from engine to engine, and for rounding
 KERNELS = ("attention", "fp8", "geglu", "group_norm")
 
 
@@ -47,15 +51,14 @@ class TorchValue(DeviceValue):
 
 
 class InductorEngine(Closing):
-    """A compiled graph and the weights it is called with. It owns the folder that it was unpacked to."""
+    """A compiled graph, which gets its weights from the backend. It owns the folder that it was unpacked to."""
 
-    def __init__(
-        self, spec: EngineSpec, function: Callable[..., Any], weights: list[Any], device: str, folder: Any
-    ) -> None:
+    def __init__(self, spec: EngineSpec, function: Callable[..., Any], table: Table, backend: Any, folder: Any) -> None:
         self.spec = spec
         self._function: Callable[..., Any] | None = function
-        self._weights = weights
-        self._device = device
+        self._table = table
+        self._needs = table.needs(spec)
+        self._backend = backend
         self._folder = folder
 
     def run(self, inputs: Values) -> dict[str, Value]:
@@ -70,34 +73,51 @@ class InductorEngine(Closing):
             tuned_convolutions(),
             torch.no_grad(),
         ):
+            weights = self._backend.weights.of(self.spec.name, self._table, self._needs)
             tensors = [self._on_device(inputs[tensor.name], tensor) for tensor in self.spec.inputs]
-            outputs = self._function(*self._weights, *tensors)
+            outputs = self._function(*weights, *tensors)
+            self._backend.weights.ahead(self.spec.name, self._needs)
         return {tensor.name: TorchValue(output) for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
 
     def close(self) -> None:
-        self._function = None
-        self._weights = []
-        self._folder.cleanup()
+        if self._function is not None:
+            self._function = None
+            self._backend.weights.release(self._table)
+            self._folder.cleanup()
 
     def _on_device(self, value: Value, tensor: TensorSpec) -> Any:
         import torch
 
+        device = self._backend.device
         if isinstance(value, TorchValue):
-            return value.tensor.to(self._device)
-        return torch.tensor(np.asarray(value, tensor.dtype), device=self._device)  # a copy: an output may be an input
+            return value.tensor.to(device)
+        return torch.tensor(np.asarray(value, tensor.dtype), device=device)  # a copy: an output may be an input
 
 
-@dataclass
+class AllocatorMeter:
+    """The memory of a card by PyTorch's allocator, which keeps what engines gave back and does not count it."""
+
+    @contextmanager
+    def measured(self) -> Iterator[Cost]:
+        """What the block takes; it is known once the block is left."""
+        import torch
+
+        cost, before = Cost(), torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        yield cost
+        cost.held = max(0, torch.cuda.memory_allocated() - before)
+        cost.peak = max(0, torch.cuda.max_memory_allocated() - before)
+
+
 class InductorBackend:
-    """Loads engines on one device. Weights that engines share are held once."""
+    """Loads engines on one device, "cpu" or "cuda"."""
 
-    device: str
-    name: str = "inductor"
-    _held: dict[str, Any] = field(default_factory=dict)
+    name = "inductor"
 
-    @property
-    def meter(self) -> Meter:
-        return HostMeter() if self.device == "cpu" else DeviceMeter(_free_bytes)
+    def __init__(self, device: str, weights: Weights, meter: Meter) -> None:
+        self.device = device
+        self.weights = weights
+        self.meter = meter
 
     @property
     def hardware(self) -> str:
@@ -114,43 +134,49 @@ class InductorBackend:
             folder.cleanup()
             raise
 
+    def expect(self, order: Iterable[tuple[Path, EngineSpec]]) -> None:
+        with translated("the weights"):
+            tables = [(spec, Table.read(path)) for path, spec in order]
+        self.weights.expect([(spec.name, table, table.needs(spec)) for spec, table in tables])
+
+    def limit(self, nbytes: int) -> None:
+        import torch
+
+        if not isinstance(self.weights, CardWeights):
+            raise UsageError("--vram is the memory of a card, this engine set is for the processor; leave it out")
+        total = torch.cuda.mem_get_info()[1]
+        most = nbytes - BEFORE - LATER
+        if most <= 0:
+            raise UsageError(f"--vram is {in_words(nbytes)}, expected more than {in_words(BEFORE + LATER)}: CUDA's own")
+        torch.cuda.set_per_process_memory_fraction(min(1.0, most / total))
+        self.weights.residency.budget = min(most - SLACK, self.weights.residency.budget or most)
+
     def _load(self, path: Path, spec: EngineSpec, folder: Any) -> InductorEngine:
+        table = Table.read(path)
         with zipfile.ZipFile(path) as file:
             file.extractall(folder.name)
-        table = json.loads((Path(folder.name) / TABLE).read_text(encoding="utf-8"))
-        if table["kernels"]:  # on a CPU there are none, and there is no Triton
+        if table.kernels:  # on a CPU there are none, and there is no Triton
             register_kernels()
-        weights = [self._weight(path.parent / WEIGHTS, row) for row in table["weights"]]
         with caches_in(folder.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's about its own deprecated calls
             from torch._inductor.standalone_compile import CompiledArtifact
 
             with without_trials():
                 artifact = CompiledArtifact.load(path=str(Path(folder.name) / ARTIFACT))
-        return InductorEngine(spec, artifact, weights, self.device, folder)
-
-    def _weight(self, path: Path, row: dict[str, Any]) -> Any:
-        """A weight as its row says: in the file on a CPU, copied once on a GPU."""
-        import torch
-
-        key = f"{path} {sorted(row.items())}"
-        if key not in self._held:
-            # Copy on write, because PyTorch warns of memory that it must not write to.
-            raw = np.memmap(path, np.uint8, "c", row["offset"], row["bytes"]) if row["bytes"] else np.empty(0, np.uint8)
-            flat = torch.from_numpy(raw).view(getattr(torch, row["dtype"]))
-            self._held[key] = flat.as_strided(row["shape"], row["strides"]).to(self.device)
-        return self._held[key]
+        return InductorEngine(spec, artifact, table, self, folder)
 
 
 def open_on(device: str = "cpu") -> InductorBackend:
     """The backend on "cpu" or "cuda". Raises UsageError for another device, BackendError when it cannot be used."""
-    import torch
-
     if device not in DEVICES:
         raise UsageError(f"device {device!r} is not known to inductor; choose one of {', '.join(DEVICES)}")
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cpu":
+        return InductorBackend(device, MappedWeights(), HostMeter())
+    import torch
+
+    if not torch.cuda.is_available():
         raise BackendError("PyTorch finds no CUDA device here; choose an engine set for cpu")
-    return InductorBackend(device)
+    return InductorBackend(device, CardWeights(Residency(_budget()), CudaCard()), AllocatorMeter())
 
 
 def register_kernels() -> None:
@@ -209,7 +235,9 @@ def translated(what: str) -> Iterator[None]:
         ) from exc
 
 
-def _free_bytes() -> int:
+def _budget() -> int:
+    """Bytes for weights and activations in what the card has free; what PyTorch keeps for itself is as good as free."""
     import torch
 
-    return int(torch.cuda.mem_get_info()[0])
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return int(torch.cuda.mem_get_info()[0]) + kept - LATER - SLACK

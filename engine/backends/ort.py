@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
+from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values, WholeEngines
 from stt2v.engine.backends.cuda import cuda_runtime, first_card, free_bytes
 from stt2v.engine.backends.host import check_inputs, host_inputs
 from stt2v.engine.backends.memory import DeviceMeter, HostMeter, Meter
@@ -88,7 +88,7 @@ class DeviceEngine(HostEngine):
         return runtime().OrtValue.ortvalue_from_numpy(array, self._device, 0)
 
 
-class OrtBackend:
+class OrtBackend(WholeEngines):
     """Loads ONNX files on one device."""
 
     name = "onnxruntime"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from stt2v.engine.backends.base import Closing, Value, Values
+from stt2v.engine.backends.base import Closing, Value, Values, WholeEngines
 from stt2v.engine.backends.cuda import Block, Device, DeviceArray, cuda_runtime, first_card, free_bytes
 from stt2v.engine.backends.host import check_inputs
 from stt2v.engine.backends.memory import DeviceMeter, Meter
@@ -34,7 +34,7 @@ RTX_ONLY = (
 )
 
 
-class TensorRtBackend:
+class TensorRtBackend(WholeEngines):
     """Loads engines onto the first card.
 
     weight_bytes: how much of an engine's weights may stay on the card; the rest is streamed in from the host at every

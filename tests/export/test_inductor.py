@@ -5,16 +5,22 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toys
+from counting_card import CountingCard
 
-from stt2v.engine.backends.inductor import TABLE, open_on
+from stt2v.engine.backends.inductor import InductorBackend, open_on
+from stt2v.engine.backends.inductor_weights import TABLE, CardWeights, Table
+from stt2v.engine.backends.memory import HostMeter
+from stt2v.engine.backends.residency import Residency
 from stt2v.engine.errors import BackendError, UsageError
 from stt2v.engine.manifest import read_manifest
 from stt2v.engine.models import find_model
+from stt2v.engine.reference import read_reference
 from stt2v.export.build import BuiltSet, build_engine_set
 from stt2v.export.recipes import recipe_for
 
@@ -90,6 +96,28 @@ def test_what_cannot_run_is_told(built: BuiltSet, tmp_path: Path) -> None:
     engine.close()
     with pytest.raises(BackendError, match="closed"):
         engine.run({tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in spec.inputs})
+
+
+def test_weights_that_come_and_go_change_nothing(built: BuiltSet) -> None:
+    """On the processor as if it were a card whose memory holds one engine at a time."""
+    entries = [(built.directory / entry.file, entry.spec) for entry in read_manifest(built.directory).engines]
+    tables = [Table.read(path) for path, _ in entries]
+    budget = max(table.needs(spec).nbytes for table, (_, spec) in zip(tables, entries, strict=True))
+    weights = CardWeights(Residency(budget), CountingCard(budget))
+    backend = InductorBackend("cpu", weights, HostMeter())
+    backend.expect(entries)
+    with ExitStack() as stack:
+        engines = [
+            [stack.enter_context(each.load(path, spec)) for each in (backend, open_on())] for path, spec in entries
+        ]
+        for engine, plain in engines * 2:
+            reference = read_reference(built.directory, engine.spec.name)
+            assert reference
+            inputs = reference.inputs(engine.spec)
+            given, wanted = engine.run(inputs), plain.run(inputs)
+            for name, value in wanted.items():
+                np.testing.assert_array_equal(np.asarray(given[name]), np.asarray(value))
+    assert 0 < weights.residency.peak <= budget
 
 
 @pytest.mark.slow

@@ -1,0 +1,281 @@
+"""The weights of Inductor's engines, which lie in one file: mapped on a processor, brought to a card when needed."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from stt2v.engine.backends.residency import Needs, Residency
+from stt2v.engine.spec import EngineSpec
+
+TABLE, WEIGHTS = "weights.json", "weights.bin"
+PIECE, PIECES = 64 << 20, 2  # bytes of a buffer that weights pass through, and how many there are
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight: where it is in its file, and as what it is to be seen; strides are in elements."""
+
+    path: Path
+    offset: int
+    bytes: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """The same for all engines that share it."""
+        return f"{self.path} {self.offset} {self.dtype} {self.shape} {self.strides}"
+
+    def seen(self, raw: Any) -> Any:
+        """A flat tensor of its bytes as the weight."""
+        import torch
+
+        dtype = getattr(torch, self.dtype)
+        if not self.bytes:
+            return torch.empty_strided(self.shape, self.strides, dtype=dtype, device=raw.device)
+        return raw.view(dtype).as_strided(self.shape, self.strides)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What an engine is called with, as its file says. `kernels`: it has kernels of our own."""
+
+    rows: tuple[Row, ...]
+    kernels: bool
+    activation_bytes: int
+
+    @classmethod
+    def read(cls, engine: Path) -> "Table":
+        """That of the engine at this path. Raises OSError, KeyError or BadZipFile for a damaged file."""
+        with zipfile.ZipFile(engine) as file:
+            data = json.loads(file.read(TABLE))
+        weights = engine.parent / WEIGHTS
+        rows = tuple(
+            Row(weights, row["offset"], row["bytes"], row["dtype"], tuple(row["shape"]), tuple(row["strides"]))
+            for row in data["weights"]
+        )
+        return cls(rows, data["kernels"], data["activation_bytes"])
+
+    def needs(self, spec: EngineSpec) -> Needs:
+        """What the engine takes of a card."""
+        inputs = sum(tensor.nbytes for tensor in spec.inputs)
+        return Needs({row.key: row.bytes for row in self.rows}, self.activation_bytes + inputs)
+
+
+class Weights(Protocol):
+    """Where engines get their weights from."""
+
+    def of(self, name: str, table: Table, needs: Needs) -> list[Any]:
+        """The weights of engine `name`, which runs next, as tensors. Raises OutOfMemoryError where they do not fit."""
+        ...
+
+    def expect(self, order: Sequence[tuple[str, Table, Needs]]) -> None:
+        """Engines will be first used in this order."""
+        ...
+
+    def ahead(self, name: str, needs: Needs) -> None:
+        """Begin to bring weights of the engines expected after `name`, which runs, as far as there is room."""
+        ...
+
+    def release(self, table: Table) -> None:
+        """These are not needed for now."""
+        ...
+
+
+class MappedWeights:
+    """Weights in the memory of the host, where the system brings them from the file and drops them by itself."""
+
+    def __init__(self) -> None:
+        self._mapped: dict[str, Any] = {}
+
+    def of(self, name: str, table: Table, needs: Needs) -> list[Any]:
+        """See `Weights`."""
+        for row in table.rows:
+            if row.key not in self._mapped:
+                self._mapped[row.key] = row.seen(_mapped(row))
+        return [self._mapped[row.key] for row in table.rows]
+
+    def expect(self, order: Sequence[tuple[str, Table, Needs]]) -> None:
+        """See `Weights`: nothing has to be brought."""
+
+    def ahead(self, name: str, needs: Needs) -> None:
+        """See `Weights`: nothing has to be brought."""
+
+    def release(self, table: Table) -> None:
+        """See `Weights`: mapped pages are the system's."""
+
+
+def _mapped(row: Row) -> Any:
+    import torch
+
+    # Copy on write, because PyTorch warns of memory that it must not write to.
+    empty = not row.bytes
+    return torch.from_numpy(
+        np.empty(0, np.uint8) if empty else np.memmap(row.path, np.uint8, "c", row.offset, row.bytes)
+    )
+
+
+class Card(Protocol):
+    """The memory of a card and the way there, in PyTorch's tensors of bytes."""
+
+    def empty(self, nbytes: int) -> Any:
+        """Memory of the card."""
+        ...
+
+    def pinned(self, nbytes: int) -> Any:
+        """Memory of the host that the card reads by itself."""
+        ...
+
+    def copying(self) -> AbstractContextManager[object]:
+        """Copies that are begun in the block go beside the work of engines; the block ends when they are done."""
+        ...
+
+    def mark(self) -> Any:
+        """A mark behind the copies so far; its `synchronize` waits for them."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for the engines."""
+        ...
+
+
+class CudaCard:
+    """The first card, by PyTorch's allocator."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def empty(self, nbytes: int) -> Any:
+        """See `Card`."""
+        import torch
+
+        return torch.empty(nbytes, dtype=torch.uint8, device="cuda")
+
+    def pinned(self, nbytes: int) -> Any:
+        """See `Card`."""
+        import torch
+
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        """See `Card`. What is allocated inside is never memory that an engine may still use: streams share none."""
+        import torch
+
+        with torch.cuda.stream(self._stream):
+            yield
+        self._stream.synchronize()
+
+    def mark(self) -> Any:
+        """See `Card`."""
+        return self._stream.record_event()
+
+    def synchronize(self) -> None:
+        """See `Card`."""
+        import torch
+
+        torch.cuda.current_stream().synchronize()
+
+
+class CardWeights:
+    """Weights on a card, as `residency` has it; the file is read through few pinned buffers by a thread of its own."""
+
+    def __init__(self, residency: Residency, card: Card) -> None:
+        self.residency = residency
+        self._card = card
+        self._there: dict[str, Any] = {}
+        self._tables: dict[str, Table] = {}
+        self._arriving: list[Future[None]] = []
+        self._thread = ThreadPoolExecutor(1, "weights")
+        self._buffers: list[tuple[Any, Any]] = []  # each with the mark behind its last copy
+
+    def of(self, name: str, table: Table, needs: Needs) -> list[Any]:
+        """See `Weights`."""
+        self._arrived()
+        move = self.residency.use(name, needs)
+        if move.dropped:
+            self._card.synchronize()  # an engine may still read them
+            self._drop(move.dropped)
+        self._bring(table, move.brought)
+        self._arrived()
+        return [self._there[row.key] for row in table.rows]
+
+    def expect(self, order: Sequence[tuple[str, Table, Needs]]) -> None:
+        """See `Weights`."""
+        self._tables = {name: table for name, table, _ in order}
+        self.residency.expect((name, needs) for name, _, needs in order)
+
+    def ahead(self, name: str, needs: Needs) -> None:
+        """See `Weights`."""
+        for following, move in self.residency.ahead(name, needs.beside):
+            self._bring(self._tables[following], move.brought)
+
+    def release(self, table: Table) -> None:
+        """See `Weights`."""
+        self._arrived()
+        self._card.synchronize()
+        keys = [row.key for row in table.rows]
+        self.residency.forget(keys)
+        self._drop(keys)
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._there.pop(key, None)
+
+    def _bring(self, table: Table, keys: Sequence[str]) -> None:
+        wanted = {*keys}
+        rows = {row.key: row for row in table.rows if row.key in wanted}
+        if rows:
+            self._arriving.append(self._thread.submit(self._copy, rows))
+
+    def _arrived(self) -> None:
+        """Wait for all that was begun. Raises what went wrong; what is not there is no longer counted."""
+        arriving, self._arriving = self._arriving, []
+        try:
+            for each in arriving:
+                each.result()
+        except BaseException:
+            self.residency.keep(self._there)
+            raise
+
+    def _copy(self, rows: Mapping[str, Row]) -> None:
+        """Bring the rows, which are of one file; on the thread."""
+        if not self._buffers:
+            self._buffers = [(self._card.pinned(PIECE), None) for _ in range(PIECES)]
+        with next(iter(rows.values())).path.open("rb", buffering=0) as file, self._card.copying():
+            for key, row in rows.items():
+                self._there[key] = row.seen(self._read(file.fileno(), row))
+
+    def _read(self, file: int, row: Row) -> Any:
+        raw = self._card.empty(row.bytes)
+        for start in range(0, row.bytes, PIECE):
+            buffer, mark = self._buffers.pop(0)
+            if mark is not None:
+                mark.synchronize()
+            piece = buffer[: min(PIECE, row.bytes - start)]
+            _fill(piece.numpy(), file, row.offset + start)
+            raw[start : start + len(piece)].copy_(piece, non_blocking=True)
+            self._buffers.append((buffer, self._card.mark()))
+        return raw
+
+
+def _fill(target: Any, file: int, offset: int) -> None:
+    """Read as many bytes from `offset` as `target` holds. Raises OSError when there are fewer."""
+    done, view = 0, memoryview(target)
+    while done < len(view):
+        count = os.preadv(file, [view[done:]], offset + done)
+        if not count:
+            raise OSError("the file of the weights ends too early")
+        done += count

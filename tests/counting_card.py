@@ -1,0 +1,41 @@
+"""A stand-in for a card, in the memory of the host, that counts what is taken of it and given back."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class CountingCard:
+    """See `stt2v.engine.backends.inductor_weights.Card`; more than its capacity it does not give."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.held, self.peak = capacity, 0, 0
+
+    def empty(self, nbytes: int) -> Any:
+        if self.held + nbytes > self.capacity:
+            raise torch.OutOfMemoryError("full")
+        self.held += nbytes
+        self.peak = max(self.peak, self.held)
+        memory = np.empty(nbytes, np.uint8)
+        weakref.finalize(memory, self._give_back, nbytes)
+        return torch.from_numpy(memory)
+
+    def pinned(self, nbytes: int) -> Any:
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        yield
+
+    def mark(self) -> Any:
+        return None
+
+    def synchronize(self) -> None:
+        pass
+
+    def _give_back(self, nbytes: int) -> None:
+        self.held -= nbytes

@@ -1,0 +1,76 @@
+"""Weights that come to a card and go, on a stand-in for one that counts its bytes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from counting_card import CountingCard
+
+from stt2v.engine.backends.inductor_weights import CardWeights, MappedWeights, Row, Table
+from stt2v.engine.backends.residency import Residency
+from stt2v.engine.errors import OutOfMemoryError
+from stt2v.engine.spec import EngineSpec, TensorSpec
+
+SPEC = EngineSpec("x", (TensorSpec("x", "float32", (4,)),), ())
+SIZES = {"a": (70 << 20, 4), "b": (1000, 12), "c": (64, 0)}  # bytes of its weights; a takes more than a buffer
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
+    path = tmp_path_factory.mktemp("weights") / "weights.bin"
+    path.write_bytes(np.random.default_rng(0).integers(0, 256, 71 << 20, np.uint8).tobytes())
+    made, offset = {}, 64
+    for name, sizes in SIZES.items():
+        rows = []
+        for size in sizes:
+            rows.append(Row(path, offset, size, "float16", (size // 4, 2), (1, size // 4)))
+            offset += size
+        made[name] = Table(tuple(rows), False, 1 << 20)
+    return made
+
+
+def same(one: list[Any], other: list[Any]) -> bool:
+    return all(
+        a.numpy().tobytes() == b.numpy().tobytes() and a.stride() == b.stride() for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_they_are_what_the_file_has_whatever_goes_and_comes(tables: dict[str, Table]) -> None:
+    budget = tables["a"].needs(SPEC).nbytes
+    card = CountingCard(budget)
+    weights, mapped = CardWeights(Residency(budget), card), MappedWeights()
+    order = [(name, table, table.needs(SPEC)) for name, table in tables.items()]
+    weights.expect(order)
+    for name, table, needs in order * 2:
+        assert same(weights.of(name, table, needs), mapped.of(name, table, needs))
+        weights.ahead(name, needs)
+    assert weights.residency.moved > sum(map(sum, SIZES.values()))
+    assert card.peak + tables["a"].activation_bytes <= budget
+
+
+def test_what_is_released_is_given_back(tables: dict[str, Table]) -> None:
+    card = CountingCard(1 << 30)
+    weights = CardWeights(Residency(), card)
+    for name, table in tables.items():
+        weights.of(name, table, table.needs(SPEC))
+    assert card.held == weights.residency.held == sum(map(sum, SIZES.values()))
+    for table in tables.values():
+        weights.release(table)
+    assert card.held == weights.residency.held == 0
+
+
+def test_a_card_that_is_full_all_the_same_leaves_the_account_right(tables: dict[str, Table]) -> None:
+    card = CountingCard(2000)  # others have taken what the budget counts on
+    weights = CardWeights(Residency(1 << 30), card)
+    a, b = tables["a"], tables["b"]
+    weights.of("b", b, b.needs(SPEC))
+    with pytest.raises(torch.OutOfMemoryError):
+        weights.of("a", a, a.needs(SPEC))
+    assert weights.residency.held == card.held == 1012
+
+
+def test_an_engine_that_does_not_fit_is_not_brought(tables: dict[str, Table]) -> None:
+    weights = CardWeights(Residency(1 << 20), CountingCard(0))
+    with pytest.raises(OutOfMemoryError, match="engine 'a' takes"):
+        weights.of("a", tables["a"], tables["a"].needs(SPEC))
