@@ -12,6 +12,7 @@ from stt2v.engine.inventory import mark_used
 from stt2v.engine.manifest import MANIFEST, REBUILD, Manifest
 from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models.model import Model
+from stt2v.engine.parallel.group import SpreadEngines
 from stt2v.engine.trust import admit
 
 TOKENIZER = "_tokenizer.json"
@@ -100,7 +101,7 @@ class Without(Mapping[str, Engine]):
 
 def directory_of(engines: Mapping[str, Engine]) -> Path | None:
     """Where these engines lie, if they are a set's."""
-    if isinstance(engines, Without):
+    if isinstance(engines, Without | SpreadEngines):
         return directory_of(engines.engines)
     return engines.directory if isinstance(engines, EngineSet) else None
 

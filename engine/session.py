@@ -18,6 +18,7 @@ from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.models import DEFAULT_MODEL, find_model
 from stt2v.engine.models.model import Model
 from stt2v.engine.noise import Noise
+from stt2v.engine.parallel.group import Alone, Group, SpreadEngines
 from stt2v.engine.pipeline import OnBase, Pipeline, unseen
 from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.progress import Progress, Silent
@@ -55,6 +56,7 @@ class Session(Closing):
         self.model = model
         self.engines = engines
         self._usable = engines
+        self._group: Group = Alone()
         self.tokenizers = tokenizers or {}
 
     @classmethod
@@ -66,6 +68,7 @@ class Session(Closing):
         enhancer: str | None = None,
         trust: bool = False,
         progress: Progress | None = None,
+        gpus: int = 1,
     ) -> Self:
         """Open the engine set in `engines`, or the one of `model` that was built here or is shipped.
 
@@ -73,22 +76,25 @@ class Session(Closing):
         compute wrongly here is passed over for the next that there is.
 
         Without `engines`, `enhancer` is the one that the set should hold; None is the model's own. With `trust` the set
-        may be of any origin.
+        may be of any origin. With `gpus` so many processes, each with a card of its own, work on every video; for
+        engines of a processor they share it.
 
         Raises UsageError for an unknown model and for a set of another model or backend, EngineSetError and
         BackendError for a set that cannot be used.
         """
         find_model(model)
+        if gpus < 1:
+            raise UsageError(f"number of GPUs is {gpus}, expected at least 1")
         if backend is not None:
             check_backend(backend)
         *others, last = [engines] if engines else find_sets(model, backend, enhancer)
         for directory in others:
             try:
-                return cls._certified(model, directory, backend, trust, progress)
+                return cls._certified(model, directory, backend, trust, progress)._spread(gpus, trust)
             except ParityError as error:
                 if progress:
                     progress.note(f"{error}; falls back to another set")
-        return cls._certified(model, last, backend, trust, progress)
+        return cls._certified(model, last, backend, trust, progress)._spread(gpus, trust)
 
     @classmethod
     def _certified(
@@ -100,6 +106,18 @@ class Session(Closing):
         session = cls(opened.model, opened, opened.tokenizers)
         session._usable = Without(opened, check_certificate(directory, opened.manifest, progress))
         return session
+
+    def _spread(self, gpus: int, trust: bool) -> Self:
+        """This session, its engines in so many processes."""
+        if gpus > 1 and isinstance(self.engines, EngineSet):
+            from stt2v.engine.parallel.processes import Processes
+
+            try:
+                self._group = Processes(self.engines, gpus, trust)
+            except BaseException:
+                self.close()
+                raise
+        return self
 
     def plan(self, request: Request) -> RunPlan:
         """What `request` comes to. Raises UsageError before any work."""
@@ -144,7 +162,8 @@ class Session(Closing):
     def pipeline(self, settings: Settings, plan: RunPlan, progress: Progress, on_base: OnBase = unseen) -> Pipeline:
         """What makes the frames of `plan`. Raises UsageError, EngineSetError where the engines cannot."""
         noise = Noise(settings.seed)
-        return Pipeline(self.model, self._usable, self.tokenizers, settings, plan, noise, progress, on_base)
+        engines = SpreadEngines(self._usable, self._group)
+        return Pipeline(self.model, engines, self.tokenizers, settings, plan, noise, progress, on_base)
 
     def step_down(self) -> str | None:
         """From now on use what takes less memory and gives the same: steps by halves in place of fused ones.
@@ -160,6 +179,7 @@ class Session(Closing):
         return "takes the halves of each step one after the other"
 
     def close(self) -> None:
+        self._group.close()
         if isinstance(self.engines, EngineSet):
             self.engines.close()
 

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("kernels", "engine", "export", "bench", "cli")  # each may import itself and those before it
 SOURCES = sorted([ROOT / "__init__.py", ROOT / "cli.py", *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))])
 TORCH_LIBRARIES = {"torch", "diffusers", "transformers"}
-TORCH_AT_RUN_TIME = [ROOT / "engine" / "backends" / name for name in ("inductor.py", "inductor_weights.py")]
+TORCH_AT_RUN_TIME = {
+    ROOT / "engine" / name for name in ("backends/inductor.py", "backends/inductor_weights.py", "parallel/wire.py")
+}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -54,7 +56,7 @@ def absolute(path: Path, tree: ast.Module) -> Iterator[str]:
 
 
 def torch_free(path: Path, tree: ast.Module) -> Iterator[str]:
-    """The engine imports no torch; the inductor backend may, inside its functions."""
+    """The engine imports no torch; the inductor backend and what joins processes may, inside their functions."""
     if room_of(path) not in ("engine", "cli", "__init__"):
         return
     late = in_functions(tree) if path in TORCH_AT_RUN_TIME else set()

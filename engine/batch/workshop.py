@@ -24,6 +24,7 @@ class Making:
     trust: bool
     keep: RunFlags
     metadata: bool
+    gpus: int = 1
 
 
 class Workshop(Closing):
@@ -55,7 +56,7 @@ class Workshop(Closing):
             self.close()
             model, engines, enhancer = wanted
             how = self._how
-            self._session = Session.open(model, engines, how.backend, enhancer, how.trust, self._progress)
+            self._session = Session.open(model, engines, how.backend, enhancer, how.trust, self._progress, how.gpus)
             self._resident = wanted
         return self._session
 

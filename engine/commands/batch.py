@@ -10,7 +10,7 @@ import typer
 from stt2v.engine.batch.listing import Listed, listed_jobs
 from stt2v.engine.batch.outcome import BatchReport
 from stt2v.engine.batch.workshop import Making, Workshop
-from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption
+from stt2v.engine.commands.options import BackendOption, EnginesOption, GpusOption, JsonOption
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import BatchError, StoppedError
 from stt2v.engine.flags import RequestFlags, takes_flags
@@ -34,6 +34,7 @@ def batch(
     backend: BackendOption = None,
     engines: EnginesOption = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open engines of any origin: they are code.")] = False,
+    gpus: GpusOption = 1,
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="As in `generate`.")] = None,
     discard_run: Annotated[bool, typer.Option("--discard-run", help="As in `generate`.")] = False,
     no_metadata: Annotated[
@@ -47,7 +48,7 @@ def batch(
     """
     keep = RunFlags(run_dir=run_dir, discard_run=discard_run, on_interrupt="save")
     listed = listed_jobs(jobs, common, out, engines)
-    make_all(listed, out, Making(backend, trust, keep, not no_metadata), as_json)
+    make_all(listed, out, Making(backend, trust, keep, not no_metadata, gpus), as_json)
 
 
 def make_all(listed: Listed, folder: Path, how: Making, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 from stt2v.engine.batch.listing import Listed, picture_jobs
 from stt2v.engine.batch.workshop import Making
 from stt2v.engine.commands.batch import make_all
-from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption
+from stt2v.engine.commands.options import BackendOption, EnginesOption, GpusOption, JsonOption
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import StoppedError
 from stt2v.engine.flags import Order, takes_request
@@ -35,6 +35,7 @@ def generate(
     trust: Annotated[
         bool, typer.Option("--trust", help="Open engines of any origin. Only if you know who made them: they are code.")
     ] = False,
+    gpus: GpusOption = 1,
     preview: Annotated[
         Path | None,
         typer.Option("--preview", metavar="MP4", help="Show the base frames here; it plays while it grows."),
@@ -55,12 +56,12 @@ def generate(
     job = job_of(order, keep, output, engines)
     job.check(views)  # a wrong argument is told before a missing engine set
     if job.folder:
-        make_all(Listed(picture_jobs(job)), job.output, Making(backend, trust, keep, not no_metadata), as_json)
+        make_all(Listed(picture_jobs(job)), job.output, Making(backend, trust, keep, not no_metadata, gpus), as_json)
         return
     with (
         restarting(resuming(job.output, context)),
         progress_on(sys.stderr) as progress,
-        Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress) as session,
+        Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress, gpus) as session,
     ):
         made = job.make(session, keep, Interrupt(keep.on_interrupt), progress, views, not no_metadata)
         if not as_json:

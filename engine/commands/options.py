@@ -11,3 +11,6 @@ BackendOption = Annotated[str | None, typer.Option("--backend", help="The backen
 EnginesOption = Annotated[
     Path | None, typer.Option("--engines", help="The engine set's folder. Default: built here, else shipped.")
 ]
+GpusOption = Annotated[
+    int, typer.Option("--gpus", metavar="N", help="Cards of this machine that make one video together (extra `gpus`).")
+]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames, Value
+from stt2v.engine.parallel.group import Call, run_all
 
 
 def decode_groups(num_frames: int, group: int) -> list[int]:
@@ -14,14 +15,14 @@ def decode_groups(num_frames: int, group: int) -> list[int]:
 
 def decode(engines: Mapping[str, Engine], latents: Value, group: int) -> Array:
     """latents: [F, C, h, w] -> frames: [F, 3, H, W], float32, in [-1, 1], decoded `group` frames at a time."""
-    return np.concatenate(list(_decoded(engines, np.asarray(latents), group)))
+    calls = _calls(engines, np.asarray(latents), group)
+    return np.concatenate([np.asarray(made["frames"]) for made in run_all(calls)])
 
 
-def _decoded(engines: Mapping[str, Engine], latents: Array, group: int) -> Iterator[Array]:
+def _calls(engines: Mapping[str, Engine], latents: Array, group: int) -> Iterator[Call]:
     start = 0
     for size in decode_groups(len(latents), group):
-        part = latents[start : start + size]
-        yield np.asarray(engines[f"vae_decode_{size}"].run({"latents": part})["frames"])
+        yield Call(engines[f"vae_decode_{size}"], {"latents": latents[start : start + size]})
         start += size
 
 

@@ -1,13 +1,15 @@
 """Denoising: the steps of one chunk (or one clip), whatever the model and solver."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Value, Values
 from stt2v.engine.noise import NoiseSource
+from stt2v.engine.parallel.group import Call, run_all, size_of
 from stt2v.engine.solver import COEFFICIENTS, Table
 from stt2v.engine.stages.check import check_latents
 
@@ -15,58 +17,102 @@ OnStep = Callable[[int, float, Value], Value]
 """Called after each step with its index, its timestep and the latents; returns the latents to go on with."""
 
 
+@dataclass(frozen=True)
+class StepInputs:
+    """What one step of the guidance pair takes: x, [F, C, h, w]; coefficients: [8]; guidance: [F]; float32."""
+
+    x: Value
+    coefficients: Array
+    guidance: Array
+    conditions: Values
+    updates: Values
+
+
+Stepped = tuple[Value, Value]
+"""x_next and x0, both [F, C, h, w]."""
+
+
 class GuidedStep(Protocol):
-    """One step of the guidance pair: returns x_next and x0, both [F, C, h, w]."""
+    """A step of the guidance pair: one, or several that do not depend on each other and may run side by side."""
 
     def __call__(
         self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
-    ) -> tuple[Value, Value]: ...
+    ) -> Stepped: ...
+
+    def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]: ...
+
+
+class Single:
+    """One step as the only one of several."""
+
+    def __call__(
+        self: GuidedStep, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
+    ) -> Stepped:
+        (stepped,) = self.each((StepInputs(x, coefficients, guidance, conditions, updates),))
+        return stepped
 
 
 @dataclass(frozen=True)
-class FusedStep:
+class FusedStep(Single):
     """Both halves and the update in one engine."""
 
     engine: Engine
 
-    def __call__(
-        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
-    ) -> tuple[Value, Value]:
-        inputs = {"x": x, "guidance": guidance, "coefficients": coefficients, **conditions, **updates}
-        outputs = self.engine.run(inputs)
-        return outputs["x_next"], outputs["x0"]
+    def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
+        """See `GuidedStep`."""
+        return map(_stepped, run_all(map(self._call, steps)))
+
+    def _call(self, one: StepInputs) -> Call:
+        inputs = {"x": one.x, "guidance": one.guidance, "coefficients": one.coefficients, **one.updates}
+        return Call(self.engine, inputs, one.conditions)
 
 
 @dataclass(frozen=True)
-class UnguidedStep:
+class UnguidedStep(Single):
     """A network that is not guided, and the update, in one engine."""
 
     engine: Engine
 
-    def __call__(
-        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
-    ) -> tuple[Value, Value]:
-        outputs = self.engine.run({"x": x, "coefficients": coefficients, **conditions, **updates})
-        return outputs["x_next"], outputs["x0"]
+    def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
+        """See `GuidedStep`."""
+        calls = (
+            Call(self.engine, {"x": one.x, "coefficients": one.coefficients, **one.updates}, one.conditions)
+            for one in steps
+        )
+        return map(_stepped, run_all(calls))
 
 
 @dataclass(frozen=True)
-class HalvedStep:
-    """The halves one after the other, then the update: less memory for activations, the same result."""
+class HalvedStep(Single):
+    """The halves one after the other, or side by side, then the update: the same result.
+
+    Alone it takes less memory for activations than a fused step.
+    """
 
     half: Engine
     update: Engine
+    _split: dict[str, tuple[Values, Values, Values]] = field(default_factory=dict, compare=False)
 
-    def __call__(
-        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
-    ) -> tuple[Value, Value]:
-        uncond, cond = (
-            self.half.run({"x": x, "coefficients": coefficients, **self._half_of(conditions, index)})["prediction"]
-            for index in (0, 1)
-        )
-        inputs = {"x": x, "uncond": uncond, "cond": cond, "guidance": guidance, "coefficients": coefficients}
-        outputs = self.update.run({**inputs, **updates})
-        return outputs["x_next"], outputs["x0"]
+    def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
+        """See `GuidedStep`."""
+        steps, again = itertools.tee(steps)
+        predictions = (made["prediction"] for made in run_all(call for one in steps for call in self._calls(one)))
+        for one, uncond, cond in zip(again, predictions, predictions, strict=False):
+            inputs = {"x": one.x, "uncond": uncond, "cond": cond, **one.updates}
+            yield _stepped(self.update.run({**inputs, "guidance": one.guidance, "coefficients": one.coefficients}))
+
+    def _calls(self, one: StepInputs) -> Iterator[Call]:
+        """The unconditional half and the conditional one."""
+        for conditions in self._halves(one.conditions):
+            yield Call(self.half, {"x": one.x, "coefficients": one.coefficients}, conditions)
+
+    def _halves(self, conditions: Values) -> tuple[Values, Values]:
+        """Conditions of each half; the same objects as long as the conditions are the same."""
+        last, *_ = self._split.get("last", ({},))
+        if last is not conditions:
+            self._split["last"] = conditions, self._half_of(conditions, 0), self._half_of(conditions, 1)
+        _, uncond, cond = self._split["last"]
+        return uncond, cond
 
     def _half_of(self, conditions: Values, index: int) -> dict[str, Value]:
         """Conditions of one half; those that the halves share pass as they are."""
@@ -77,22 +123,24 @@ class HalvedStep:
         }
 
 
+def _stepped(outputs: Values) -> Stepped:
+    return outputs["x_next"], outputs["x0"]
+
+
 @dataclass(frozen=True)
-class WatchedStep:
+class WatchedStep(Single):
     """A step whose latents are looked at, so that a run ends at the first bad step and not after the last chunk."""
 
     step: GuidedStep
     stage: str
 
-    def __call__(
-        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
-    ) -> tuple[Value, Value]:
-        x_next, x0 = self.step(x, coefficients, guidance, conditions, updates)
-        return check_latents(self.stage, x_next), x0
+    def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
+        """See `GuidedStep`."""
+        return ((check_latents(self.stage, x_next), x0) for x_next, x0 in self.step.each(steps))
 
 
 @dataclass(frozen=True)
-class ReplacingStep:
+class ReplacingStep(Single):
     """A step of which the first frames are known: its estimate of them is replaced by `known`, [n, C, h, w].
 
     So at every step these frames are what they are known to be, with that step's share of the noise that they began
@@ -102,12 +150,15 @@ class ReplacingStep:
     step: GuidedStep
     known: Array
 
-    def __call__(
-        self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
-    ) -> tuple[Value, Value]:
-        x_next, x0 = (np.array(value) for value in self.step(x, coefficients, guidance, conditions, updates))
+    def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
+        """See `GuidedStep`."""
+        steps, again = itertools.tee(steps)
+        return itertools.starmap(self._replaced, zip(again, self.step.each(steps), strict=True))
+
+    def _replaced(self, one: StepInputs, stepped: Stepped) -> Stepped:
+        x_next, x0 = (np.array(value) for value in stepped)
         count = len(self.known)
-        x_next[:count] += coefficients[COEFFICIENTS.index("k_x0")] * (self.known - x0[:count])
+        x_next[:count] += one.coefficients[COEFFICIENTS.index("k_x0")] * (self.known - x0[:count])
         x0[:count] = self.known
         return x_next, x0
 
@@ -115,19 +166,26 @@ class ReplacingStep:
 def guided_step(engines: Mapping[str, Engine], name: str = "step") -> WatchedStep:
     """The step called `name` in its fused form where the set has it, else by halves; it raises StageError.
 
-    Steps of the same shapes share one update engine, called "update".
+    Where several processes have the engines, a step of the streaming stage is done by halves, side by side: nothing
+    else there is independent. Steps of the same shapes share one update engine, called "update".
     """
     stage = "enhance" if name.startswith("enhance") else "denoise"
-    if name in engines:
-        return WatchedStep(FusedStep(engines[name]), stage)
     prefix = name.removesuffix("step")
-    own = f"{prefix}update"
-    return WatchedStep(HalvedStep(engines[f"{prefix}half"], engines[own if own in engines else "update"]), stage)
+    half, own = f"{prefix}half", f"{prefix}update"
+    apart = stage == "denoise" and size_of(engines) > 1 and half in engines
+    if name in engines and not apart:
+        return WatchedStep(FusedStep(engines[name]), stage)
+    return WatchedStep(HalvedStep(engines[half], engines[own if own in engines else "update"]), stage)
 
 
 def fused_steps(engines: Collection[str]) -> list[str]:
     """The fused steps among the names of `engines` that can also be done by halves."""
     return [name for name in engines if name.endswith("step") and f"{name.removesuffix('step')}half" in engines]
+
+
+def fused_name(name: str) -> str:
+    """The name of the fused step where `name` is that of its half, else the same."""
+    return f"{name.removesuffix('half')}step" if name.endswith("half") else name
 
 
 @dataclass(frozen=True)

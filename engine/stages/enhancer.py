@@ -5,7 +5,7 @@ The engines are `enhance_text_encoder`, `enhance_vae_encode`, `enhance_vae_decod
 for which the autoencoder's engines were made.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from stt2v.engine.blend import Latents
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.tokenizer import Tokens
 from stt2v.engine.noise import NoiseSource
+from stt2v.engine.parallel.group import Call, run_all
 from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.keeper import InMemory, Keeper
 from stt2v.engine.stages.windows import BlendedClip, State
@@ -80,17 +81,29 @@ class ClipEnhancer:
 
     def encode(self, picture: Frames, stage: str, index: int) -> Array:
         """A picture of the enhancer's size -> [C, h, w], float32: a sample of its scaled latent."""
-        inputs = {"image": model_image(picture), "noise": self.noise.normal(stage, index, 0, (1, *self.latent_shape))}
-        latents = np.asarray(self.engines["enhance_vae_encode"].run(inputs)["latents"])
-        return latents.reshape(self.latent_shape)
+        return next(self.encoded((picture,), stage, index))
+
+    def encoded(self, pictures: Iterable[Frames], stage: str, first: int = 0) -> Iterator[Array]:
+        """Each picture as by `encode`; they are numbered from `first` on."""
+        engine, shape = self.engines["enhance_vae_encode"], (1, *self.latent_shape)
+        calls = (
+            Call(engine, {"image": model_image(picture), "noise": self.noise.normal(stage, index, 0, shape)})
+            for index, picture in enumerate(pictures, first)
+        )
+        return (np.asarray(made["latents"]).reshape(self.latent_shape) for made in run_all(calls))
 
     def decode(self, latents: Latents, index: int) -> Array:
         """latents: [frames, C, h, w] -> frame `index`: [1, 3, H, W], float32, about [-1, 1].
 
         Raises StageError for NaN or a single colour.
         """
-        pixels = self.engines["enhance_vae_decode"].run({"latents": latents[index : index + 1]})["frames"]
-        return check_frames("enhance", np.asarray(pixels))
+        return next(self.decoded(latents, (index,)))
+
+    def decoded(self, latents: Latents, indices: Iterable[int]) -> Iterator[Array]:
+        """Each of those frames as by `decode`."""
+        engine = self.engines["enhance_vae_decode"]
+        calls = (Call(engine, {"latents": latents[index : index + 1]}) for index in indices)
+        return (check_frames("enhance", np.asarray(made["frames"])) for made in run_all(calls))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -42,9 +42,10 @@ class I2VGenXL(ClipEnhancer):
 
     def _passes(self, plans: Sequence[EnhancerPass], frames: Clip, pictures: Clip, first: int) -> Iterator[Frames]:
         """Each pass is conditioned on the results of the one before; those of the last are wanted."""
-        for number, plan in enumerate(plans):
+        *before, last = enumerate(plans)
+        for number, plan in before:
             pictures = self.run_pass(number, plan, frames, pictures)
-        yield from (pictures[index] for index in range(first, len(pictures)))
+        yield from self.run_pass(*last, frames, pictures).after(first)
 
     def run_pass(self, number: int, plan: EnhancerPass, frames: Clip, pictures: Clip) -> "Refined":
         """One pass from pictures to pictures; see `begin` for what goes in."""
@@ -99,8 +100,8 @@ class I2VGenXL(ClipEnhancer):
     def _start(self, plan: EnhancerPass, frames: Clip, stage: str) -> Iterator[Array]:
         """The latent of each frame of the pass, noised up to the first timestep: [C, h, w]."""
         timestep = int(self._table[0, 1])
-        for position, index in enumerate(plan.frames):
-            clean = self.encode(resized(frames[index], self.size), f"{stage}_frame", position)
+        pictures = (resized(frames[index], self.size) for index in plan.frames)
+        for position, clean in enumerate(self.encoded(pictures, f"{stage}_frame")):
             noise = self.noise.normal(f"{stage}_start", position, 0, clean.shape)
             yield noised(self.settings.schedule, timestep, clean, noise)
 
@@ -118,6 +119,10 @@ class Refined:
 
     def __getitem__(self, index: int, /) -> Frames:
         return rounded_picture(self.enhancer.decode(self.latents, index))
+
+    def after(self, first: int) -> Iterator[Frames]:
+        """The pictures from number `first` on."""
+        return map(rounded_picture, self.enhancer.decoded(self.latents, range(first, self.kept)))
 
 
 @dataclass(frozen=True)

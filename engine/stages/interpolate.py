@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from stt2v.engine.backends.base import Array, Engine, Frames
+from stt2v.engine.backends.base import Array, Engine, Frames, Value
 from stt2v.engine.errors import StageError
+from stt2v.engine.parallel.group import Call, run_all
 from stt2v.engine.plan import base_frames
 from stt2v.engine.stages.check import check_finite, check_frames
 
@@ -34,15 +35,24 @@ def interpolate(frames: Iterable[Frames], engine: Engine, num_frames: int, cut: 
         raise StageError(_too_few(0, num_frames))
     yield last[None]
     done = 1
-    while following := list(itertools.islice(source, _batch(engine))):
-        group = np.stack([last, *following])
-        yield _with_middles(group, engine, cut)
+    groups, again = itertools.tee(_groups(last, source, _batch(engine)))
+    for group, made in zip(
+        again, run_all(Call(engine, _pairs(group, _batch(engine))) for group in groups), strict=True
+    ):
+        yield _with_middles(group, np.asarray(made["middle"]), cut)
         last = group[-1]
-        done += len(following)
+        done += len(group) - 1
     if done < needed:
         raise StageError(_too_few(done, num_frames))
     if num_frames % 2 == 0:
         yield last[None]
+
+
+def _groups(last: Frames, source: Iterator[Frames], batch: int) -> Iterator[Frames]:
+    """The frame before, [H, W, 3], and up to `batch` that follow: [n + 1, H, W, 3] each."""
+    while following := list(itertools.islice(source, batch)):
+        yield np.stack([last, *following])
+        last = following[-1]
 
 
 def _too_few(count: int, num_frames: int) -> str:
@@ -56,21 +66,26 @@ def _batch(engine: Engine) -> int:
     return engine.spec.inputs[0].shape[0]
 
 
-def _with_middles(group: Frames, engine: Engine, cut: float | None) -> Frames:
-    """group: [n + 1, H, W, 3] -> the middle of each pair and the pair's later frame in turn, [2n, H, W, 3]."""
+def _pairs(group: Frames, batch: int) -> dict[str, Value]:
+    """The neighbours in `group`, [n + 1, H, W, 3], as the engine takes them."""
+    return {"image0": _unit(group[:-1], batch), "image1": _unit(group[1:], batch)}
+
+
+def _with_middles(group: Frames, middle: Array, cut: float | None) -> Frames:
+    """group: [n + 1, H, W, 3] -> the middle of each pair and the pair's later frame in turn, [2n, H, W, 3].
+
+    middle: [batch, 3, H, W], in [0, 1], as the engine gives it.
+    """
     first, second = group[:-1], group[1:]
-    middles = _middles(first, second, engine)
+    middles = _middles(first, second, middle[: len(first)])
     if cut is not None:
         cuts = scene_change(first, second) > cut
         middles[cuts] = first[cuts]
     return np.stack([middles, second], axis=1).reshape(-1, *group.shape[1:])
 
 
-def _middles(first: Frames, second: Frames, engine: Engine) -> Frames:
-    """first, second: [n, H, W, 3], n up to the engine's batch -> [n, H, W, 3]."""
-    batch = _batch(engine)
-    middle = np.asarray(engine.run({"image0": _unit(first, batch), "image1": _unit(second, batch)})["middle"])
-    middle = middle[: len(first)]
+def _middles(first: Frames, second: Frames, middle: Array) -> Frames:
+    """first, second: [n, H, W, 3]; middle: [n, 3, H, W] -> [n, H, W, 3]."""
     varied = ~(_single(first) | _single(second))
     check_finite("interpolate", middle)
     check_frames("interpolate", middle[varied])  # between frames of one colour such a one is right

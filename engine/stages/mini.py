@@ -14,6 +14,7 @@ from stt2v.engine.ddim import ddim_table, noised
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.pictures import enlarged
 from stt2v.engine.models.mini import ENHANCER, MiniEnhancerSettings, run_steps
+from stt2v.engine.parallel.group import Call, run_all
 from stt2v.engine.schedules import cosine_v
 from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.decode import to_uint8
@@ -57,9 +58,10 @@ class MiniEnhancer(ClipEnhancer):
 
     def _noised(self, frames: Clip, timestep: int) -> Iterator[Array]:
         """The latent of each enlarged frame, noised up to the first timestep: [C, h, w]."""
-        for index in range(len(frames)):
-            inputs = {"image": model_image(enlarged(frames[index], self.size))}
-            clean = np.asarray(self.engines["enhance_vae_encode"].run(inputs)["latents"])[0]
+        engine = self.engines["enhance_vae_encode"]
+        images = (model_image(enlarged(frames[index], self.size)) for index in range(len(frames)))
+        for index, made in enumerate(run_all(Call(engine, {"image": image}) for image in images)):
+            clean = np.asarray(made["latents"])[0]
             noise = self.noise.normal(f"{STAGE}_start", index, 0, clean.shape)
             yield noised(cosine_v(self.settings.steps), timestep, clean, noise)
 
@@ -67,11 +69,12 @@ class MiniEnhancer(ClipEnhancer):
         """Frames from number `first` on; the last group begins where it must to be whole."""
         engine = self.engines["enhance_vae_decode"]
         group = engine.spec.inputs[0].shape[0]
-        for start in window_starts(len(latents), group, 0):
-            if start + group > first:
-                pixels = np.asarray(engine.run({"latents": latents[start : start + group]})["frames"])
-                yield from to_uint8(check_frames(STAGE, pixels))[first - start if first > start else 0 :]
-                first = start + group
+        starts = [start for start in window_starts(len(latents), group, 0) if start + group > first]
+        calls = (Call(engine, {"latents": latents[start : start + group]}) for start in starts)
+        for start, made in zip(starts, run_all(calls), strict=True):
+            pixels = check_frames(STAGE, np.asarray(made["frames"]))
+            yield from to_uint8(pixels)[max(0, first - start) :]
+            first = start + group
 
     def _starts(self, frames: int) -> tuple[int, ...]:
         return window_starts(frames, self.settings.window, self.settings.overlap)

@@ -7,7 +7,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Value, Values
 from stt2v.engine.solver import COEFFICIENTS, Table
-from stt2v.engine.stages.denoise import GuidedStep
+from stt2v.engine.stages.denoise import GuidedStep, StepInputs
 from stt2v.engine.stages.windows import Pair
 
 StepNoise = Callable[[int, int, tuple[int, ...]], Array]
@@ -16,7 +16,7 @@ StepNoise = Callable[[int, int, tuple[int, ...]], Array]
 
 @dataclass(frozen=True)
 class SharedWindows:
-    """The windows of a clip one after the other through one engine, with what the solver takes besides.
+    """The windows of a clip through one engine, each for itself, with what the solver takes besides.
 
     The reference blends the estimates of x0 and then updates the whole clip. The update works frame by frame and hard
     cuts choose whole frames, so updating each window and blending what comes out is the same, and needs no second pass.
@@ -34,16 +34,17 @@ class SharedWindows:
 
     def run_windows(self, step: int, windows: Iterable[Pair]) -> Iterator[Pair]:
         """See `WindowRunner`."""
-        coefficients = self.table[step].astype(np.float32)
-        for (window, clean), start in zip(windows, self.starts, strict=True):
-            yield self._run(step, window, clean, start, coefficients)
+        steps = (
+            self._inputs(step, window, clean, start)
+            for (window, clean), start in zip(windows, self.starts, strict=True)
+        )
+        return ((np.asarray(x_next), np.asarray(x0)) for x_next, x0 in self.step.each(steps))
 
-    def _run(self, step: int, window: Array, clean: Array, start: int, coefficients: Array) -> Pair:
+    def _inputs(self, step: int, window: Array, clean: Array, start: int) -> StepInputs:
         row = dict(zip(COEFFICIENTS, self.table[step], strict=True))
         nothing = np.zeros_like(window)
         updates: dict[str, Value] = {
             "noise": self.noise(step, start, window.shape) if row["k_noise"] else nothing,
             "x0_previous": clean if row["k_previous"] else nothing,
         }
-        x_next, x0 = self.step(window, coefficients, self.guidance, self.conditions, updates)
-        return np.asarray(x_next), np.asarray(x0)
+        return StepInputs(window, self.table[step].astype(np.float32), self.guidance, self.conditions, updates)

@@ -9,7 +9,7 @@ import numpy as np
 from stt2v.engine.backends.base import Array, Values
 from stt2v.engine.blend import Latents, Offsets, place
 from stt2v.engine.solver import Table
-from stt2v.engine.stages.denoise import GuidedStep
+from stt2v.engine.stages.denoise import GuidedStep, StepInputs
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class WindowRunner(Protocol):
 
 @dataclass(frozen=True)
 class LocalWindows:
-    """The windows one after the other through one engine.
+    """The windows through one engine, each for itself.
 
     table: [steps, 8] as in `engine/solver.py`; guidance: [window], float32; conditions: of each window.
     """
@@ -46,9 +46,11 @@ class LocalWindows:
 
     def run_windows(self, step: int, windows: Iterable[Pair]) -> Iterator[Pair]:
         coefficients = self.table[step].astype(np.float32)
-        for (window, _), conditions in zip(windows, self.conditions, strict=True):
-            x_next, x0 = self.step(window, coefficients, self.guidance, conditions, {})
-            yield np.asarray(x_next), np.asarray(x0)
+        steps = (
+            StepInputs(window, coefficients, self.guidance, conditions, {})
+            for (window, _), conditions in zip(windows, self.conditions, strict=True)
+        )
+        return ((np.asarray(x_next), np.asarray(x0)) for x_next, x0 in self.step.each(steps))
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class BlendedClip:
     runner: WindowRunner
 
     def run(self, step: int, before: State, after: State) -> None:
-        """Do one step from `before`, which is only read, to `after`, which is filled; one window is in memory."""
+        """Do one step from `before`, which is only read, to `after`, which is filled; few windows are in memory."""
         windows = (
             (before.latents[start : start + self.window], before.clean[start : start + self.window])
             for start in self.starts

@@ -1,0 +1,120 @@
+"""What goes between the processes of a group, by torch.distributed: NCCL between cards, gloo for everything else."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from stt2v.engine.backends.base import Closing, Value, Values
+from stt2v.engine.backends.inductor import TorchValue
+from stt2v.engine.errors import BackendError, UsageError
+
+HOST = "127.0.0.1"
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+PATIENCE = timedelta(minutes=30)  # with a process that is alive and says nothing: an engine may compile its kernels
+
+Head = Mapping[str, Any]
+
+
+def card_count() -> int:
+    """How many cards PyTorch sees. Raises BackendError where it is not installed."""
+    return int(_torch().cuda.device_count())
+
+
+class Meeting(Closing):
+    """Where the processes of a group find each other: a store in the first of them, on this machine only."""
+
+    def __init__(self, port: int | None = None) -> None:
+        distributed = _torch().distributed
+        self.store = distributed.TCPStore(HOST, port or 0, is_master=port is None, wait_for_workers=False)
+
+    @property
+    def port(self) -> int:
+        return int(self.store.port)
+
+    def arrive(self, rank: int) -> None:
+        """Say that process `rank` is ready for `Wire`."""
+        self.store.set(f"ready-{rank}", "yes")
+
+    def has(self, rank: int) -> bool:
+        """Whether process `rank` is ready."""
+        return bool(self.store.check([f"ready-{rank}"]))
+
+    def close(self) -> None:
+        self.store = None
+
+
+class Wire(Closing):
+    """The way from this process to all others of its group; made once all have arrived.
+
+    cards: whether tensors lie on cards, one for each process, and go from card to card.
+    """
+
+    def __init__(self, meeting: Meeting, rank: int, size: int, cards: bool) -> None:
+        os.environ.update(LOOPBACK)
+        self._torch = _torch()
+        self._distributed = self._torch.distributed
+        self._device = "cuda" if cards else "cpu"
+        if self._distributed.is_initialized():
+            raise UsageError("torch.distributed is at work in this process; open one session of several GPUs at a time")
+        way = "cpu:gloo,cuda:nccl" if cards else "gloo"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's about its own
+            self._distributed.init_process_group(way, store=meeting.store, rank=rank, world_size=size, timeout=PATIENCE)
+
+    def send(self, to: int, head: Head, values: Values) -> None:
+        """Send a head, which JSON can hold, and values. Raises RuntimeError when the other has ended."""
+        tensors = {name: self._tensor(value) for name, value in values.items()}
+        rows = [[name, str(tensor.dtype).removeprefix("torch."), [*tensor.shape]] for name, tensor in tensors.items()]
+        data = bytearray(json.dumps({**head, "tensors": rows}).encode())
+        self._distributed.send(self._torch.tensor([len(data)]), to)
+        self._distributed.send(self._torch.frombuffer(data, dtype=self._torch.uint8), to)
+        for tensor in tensors.values():
+            if tensor.numel():
+                self._distributed.send(tensor, to)
+
+    def receive(self, sender: int) -> tuple[Head, dict[str, Value]]:
+        """What `send` sent. Raises RuntimeError when the other has ended."""
+        length = self._torch.empty(1, dtype=self._torch.int64)
+        self._distributed.recv(length, sender)
+        data = self._torch.empty(int(length), dtype=self._torch.uint8)
+        self._distributed.recv(data, sender)
+        head = json.loads(data.numpy().tobytes())
+        return head, {name: self._value(sender, dtype, shape) for name, dtype, shape in head["tensors"]}
+
+    def settle(self) -> None:
+        """Wait until the card has done all it was told: what it fails at is raised here."""
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()
+
+    def close(self) -> None:
+        self._distributed.destroy_process_group()
+
+    def _tensor(self, value: Value) -> Any:
+        tensor = value.tensor if isinstance(value, TorchValue) else self._torch.tensor(np.asarray(value))
+        return tensor.to(self._device).contiguous()
+
+    def _value(self, sender: int, dtype: str, shape: list[int]) -> Value:
+        tensor = self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device)
+        if tensor.numel():
+            self._distributed.recv(tensor, sender)
+        if self._device == "cuda":
+            return TorchValue(tensor)
+        array: Value = tensor.numpy()
+        return array
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            "several processes speak through PyTorch, which is not installed; pip install 'stt2v[gpus]'"
+        ) from error
+    if not torch.distributed.is_available():
+        raise BackendError(f"PyTorch {torch.__version__} is built without torch.distributed; install another")
+    return torch

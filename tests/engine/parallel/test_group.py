@@ -1,0 +1,73 @@
+"""Calls that do not depend on each other, and who does them."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from stt2v.engine.backends.fake import FakeEngine
+from stt2v.engine.backends.host import HostArrays
+from stt2v.engine.parallel.group import Call, Outputs, SpreadEngine, SpreadEngines, run_all, size_of
+from stt2v.engine.spec import EngineSpec, TensorSpec
+from stt2v.engine.stages.denoise import FusedStep, HalvedStep, guided_step
+
+ONE = (TensorSpec("x", "float32", (1,)),)
+
+
+def doubled(spec: EngineSpec, inputs: HostArrays) -> HostArrays:
+    return {"x": 2 * inputs["x"]}
+
+
+def engine(name: str = "twice") -> FakeEngine:
+    return FakeEngine(EngineSpec(name, ONE, ONE), doubled)
+
+
+class Counting:
+    """A group of three that does everything here, and notes how many calls it was given."""
+
+    size = 3
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def run_all(self, calls: Iterable[Call]) -> Iterator[Outputs]:
+        for call in calls:
+            self.calls += 1
+            yield call.run()
+
+    def close(self) -> None: ...
+
+
+def test_calls_are_made_one_at_a_time_where_nobody_else_is() -> None:
+    taken: list[int] = []
+
+    def calls() -> Iterator[Call]:
+        for number in range(3):
+            taken.append(number)
+            yield Call(engine(), {"x": np.full(1, number, np.float32)})
+
+    results = run_all(calls())
+    assert taken == []
+    assert next(results)["x"] == 0
+    assert taken == [0]
+    assert [float(made["x"][0]) for made in results] == [2, 4]
+    assert not [*run_all([])]
+
+
+def test_the_group_of_an_engine_does_its_calls() -> None:
+    group = Counting()
+    spread = SpreadEngine(engine(), group)
+    assert [
+        float(made["x"][0]) for made in run_all(Call(spread, {}, {"x": np.ones(1, np.float32)}) for _ in "abcd")
+    ] == [2.0] * 4
+    assert group.calls == 4
+    assert spread.run({"x": np.ones(1, np.float32)})["x"] == 2
+    assert group.calls == 4
+
+
+def test_the_streaming_stage_goes_by_halves_where_there_are_several() -> None:
+    engines = {name: engine(name) for name in ("step", "half", "update", "enhance_8_step", "enhance_8_half")}
+    spread = SpreadEngines(engines, Counting())
+    assert (size_of(engines), size_of(spread)) == (1, 3)
+    assert isinstance(guided_step(engines).step, FusedStep)
+    assert isinstance(guided_step(spread).step, HalvedStep)
+    assert isinstance(guided_step(spread, "enhance_8_step").step, FusedStep)
