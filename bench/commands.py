@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from stt2v.engine.commands.options import EnginesOption, JsonOption, ModelOption
+from stt2v.engine.commands.options import BackendOption, EnginesOption, GpusOption, JsonOption, ModelOption
 from stt2v.engine.commands.output import Report, report
+from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import ExportError
 from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.metrics import MAWE_COEFFICIENT
@@ -73,13 +74,33 @@ def bench_step(
 
 @bench.command("pipeline")
 @takes_request
-def bench_pipeline(order: Order, engines: EnginesOption = None, file: FileOption = None) -> None:
+def bench_pipeline(order: Order, engines: EnginesOption = None, gpus: GpusOption = 1, file: FileOption = None) -> None:
     """A whole run, stage by stage: seconds and memory beside what `plan` says."""
     from stt2v.bench.pipeline import measure_pipeline
     from stt2v.engine.console import progress_on
 
     with progress_on(sys.stderr) as progress:
-        measured = measure_pipeline(order.model, order.request, engines, progress)
+        measured = measure_pipeline(order.model, order.request, engines, progress, gpus)
+    _report(measured, file)
+
+
+@bench.command("gpus")
+def bench_gpus(
+    gpus: GpusOption = 2,
+    model: ModelOption = DEFAULT_MODEL,
+    backend: BackendOption = None,
+    engines: EnginesOption = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open engines of any origin: they are code.")] = False,
+    file: FileOption = None,
+) -> None:
+    """What several GPUs make of the parts of a video that they share, measured, and predicted for more."""
+    _device(None)
+    from stt2v.bench.spread import measure_spread
+    from stt2v.engine.console import progress_on
+
+    directory = engines or find_set(model, backend)
+    with progress_on(sys.stderr) as progress, EngineSet.open(directory, backend, trust) as opened:
+        measured = measure_spread(opened, gpus, trust, progress)
     _report(measured, file)
 
 

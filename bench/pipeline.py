@@ -76,10 +76,12 @@ class Stopwatch:
         return {name: end - start for (name, start), end in zip(self._begun.items(), ends, strict=True)}
 
 
-def measure_pipeline(model: str, request: Request, engines: Path | None, progress: Progress) -> PipelineReport:
+def measure_pipeline(
+    model: str, request: Request, engines: Path | None, progress: Progress, gpus: int = 1
+) -> PipelineReport:
     """Make the video of `request` in a temporary folder. Raises what `generate` does."""
     began, watch = time.monotonic(), Stopwatch(progress)
-    with Session.open(model, engines, progress=progress) as session, tempfile.TemporaryDirectory() as folder:
+    with Session.open(model, engines, progress=progress, gpus=gpus) as session, tempfile.TemporaryDirectory() as folder:
         settings = request.resolve(session.model)
         planned = run_cost(session.model, settings, session.plan(request), engines)
         made = generate_video(session, request, Path(folder) / "out.mp4", watch)

@@ -59,8 +59,8 @@ def serve(engines: EngineSet, wire: Wire) -> None:
     """Run engines as process 0 says, until it names none."""
     kept: dict[str, Values] = {}
     while True:
-        head, values = wire.receive(0)
-        name = head["engine"]
+        head = wire.head(0)
+        values, name = wire.values(0, head), head["engine"]
         if name is None:
             return
         if head["kept"] is not None:
@@ -92,7 +92,7 @@ def _told_of_errors(rank: int) -> Iterator[None]:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not through `sys.stdin`, which Python cannot close while a thread reads it
     os._exit(1)
 
 

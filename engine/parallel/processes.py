@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Closing, Value, Values
 from stt2v.engine.engine_set import EngineSet
-from stt2v.engine.errors import BackendError, StoppedError, Stt2vError, UsageError
+from stt2v.engine.errors import BackendError, StoppedError, UsageError
 from stt2v.engine.parallel.group import Call, Outputs
 from stt2v.engine.parallel.member import Membership, raised
 from stt2v.engine.parallel.wire import Meeting, Wire, card_count
@@ -45,6 +46,8 @@ class Processes(Closing):
         if on_cards and size > card_count():
             raise UsageError(f"number of GPUs is {size}, PyTorch sees {card_count()}; take fewer")
         self.size = size
+        self._under_way = False
+        self._waiter = ThreadPoolExecutor(1)
         direct = on_cards and manifest.backend == "inductor"  # the only backend whose values are PyTorch's
         with Meeting() as meeting:
             self._members = [
@@ -68,24 +71,29 @@ class Processes(Closing):
             yield from self._round(together)
 
     def close(self) -> None:
-        for member in self._members:
-            with suppress(RuntimeError):  # of one that has ended before
-                self._wire.send(member.rank, {"engine": None}, {})
-        self._wire.close()
+        if not self._under_way:  # else they are past listening
+            for member in self._members:
+                with suppress(RuntimeError):  # of one that has ended before
+                    self._wire.send(member.rank, {"engine": None}, {})
         self._end()
+        self._wire.close()
+        self._waiter.shutdown()
 
     def _round(self, calls: Sequence[Call]) -> list[Outputs]:
         """One call for each process, the first one here. Every answer is taken before an error is raised."""
+        self._under_way = True
         mine, *others = calls
         busy = self._members[: len(others)]
         for member, call in zip(busy, others, strict=True):
             self._send(member, call)
         outcomes = [_outcome(mine.run), *(_outcome(partial(self._answer, member)) for member in busy)]
-        results = [outcome for outcome in outcomes if not isinstance(outcome, Stt2vError)]
+        if lost := [outcome for outcome in outcomes if isinstance(outcome, StoppedError)]:
+            raise lost[0]
+        self._under_way = False
         for outcome in outcomes:
-            if isinstance(outcome, Stt2vError):
+            if isinstance(outcome, Exception):
                 raise outcome
-        return results
+        return [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
 
     def _send(self, member: _Member, call: Call) -> None:
         name = call.engine.spec.name
@@ -99,7 +107,9 @@ class Processes(Closing):
 
     def _answer(self, member: _Member) -> Outputs:
         with self._noticing(member):
-            head, outputs = self._wire.receive(member.rank)
+            # In a thread, because PyTorch does not hear Ctrl-C while it waits.
+            head = self._waiter.submit(self._wire.head, member.rank).result()
+            outputs = self._wire.values(member.rank, head)
         if head["error"]:
             raise raised(head["error"], head["message"])
         return outputs
@@ -157,10 +167,10 @@ def _ended(process: subprocess.Popen[bytes]) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def _outcome(run: Callable[[], Outputs]) -> Outputs | Stt2vError:
+def _outcome(run: Callable[[], Outputs]) -> Outputs | Exception:
     try:
         return run()
-    except Stt2vError as error:
+    except Exception as error:
         return error
 
 

@@ -77,14 +77,18 @@ class Wire(Closing):
             if tensor.numel():
                 self._distributed.send(tensor, to)
 
-    def receive(self, sender: int) -> tuple[Head, dict[str, Value]]:
-        """What `send` sent. Raises RuntimeError when the other has ended."""
+    def head(self, sender: int) -> Head:
+        """The head of what `send` sends, as soon as it comes. Raises RuntimeError when the other has ended."""
         length = self._torch.empty(1, dtype=self._torch.int64)
         self._distributed.recv(length, sender)
         data = self._torch.empty(int(length), dtype=self._torch.uint8)
         self._distributed.recv(data, sender)
-        head = json.loads(data.numpy().tobytes())
-        return head, {name: self._value(sender, dtype, shape) for name, dtype, shape in head["tensors"]}
+        head: Head = json.loads(data.numpy().tobytes())
+        return head
+
+    def values(self, sender: int, head: Head) -> dict[str, Value]:
+        """The values that follow that head."""
+        return {name: self._value(sender, dtype, shape) for name, dtype, shape in head["tensors"]}
 
     def settle(self) -> None:
         """Wait until the card has done all it was told: what it fails at is raised here."""
