@@ -17,6 +17,7 @@ from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.runs.flags import RunFlags, takes_run
 from stt2v.engine.runs.interrupt import Interrupt
 from stt2v.engine.runs.restart import restarting, resuming
+from stt2v.engine.videos import Made
 from stt2v.engine.views import Views
 
 
@@ -64,12 +65,16 @@ def generate(
         Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress, gpus) as session,
     ):
         made = job.make(session, keep, Interrupt(keep.on_interrupt), progress, views, not no_metadata)
-        if not as_json:
-            say(str(made.path))
         if session.model.warning:
             progress.note(session.model.warning)
+    _report(made, time.monotonic() - began, as_json)
+
+
+def _report(made: Made, seconds: float, as_json: bool) -> None:
+    """Print what was made. Raises StoppedError for a video that ended early."""
     if as_json:
-        seconds = round(time.monotonic() - began, 2)
-        say_json({**made.plan.to_json(), "files": [str(made.path)], "seconds": seconds})
+        say_json({**made.plan.to_json(), "files": [str(made.path)], "seconds": round(seconds, 2)})
+    else:
+        say(str(made.path))
     if made.ended_early:
         raise StoppedError(f"{made.path} ended early, as asked; `stt2v generate --resume {made.path}` goes on")

@@ -33,11 +33,15 @@ Stepped = tuple[Value, Value]
 
 
 class GuidedStep(Protocol):
-    """A step of the guidance pair: one, or several that do not depend on each other and may run side by side."""
+    """One step of the guidance pair."""
 
     def __call__(
         self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
     ) -> Stepped: ...
+
+
+class GuidedSteps(GuidedStep, Protocol):
+    """Also several at once, which do not depend on each other and may run side by side."""
 
     def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]: ...
 
@@ -46,7 +50,7 @@ class Single:
     """One step as the only one of several."""
 
     def __call__(
-        self: GuidedStep, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
+        self: GuidedSteps, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values
     ) -> Stepped:
         (stepped,) = self.each((StepInputs(x, coefficients, guidance, conditions, updates),))
         return stepped
@@ -59,7 +63,7 @@ class FusedStep(Single):
     engine: Engine
 
     def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
-        """See `GuidedStep`."""
+        """See `GuidedSteps`."""
         return map(_stepped, run_all(map(self._call, steps)))
 
     def _call(self, one: StepInputs) -> Call:
@@ -74,7 +78,7 @@ class UnguidedStep(Single):
     engine: Engine
 
     def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
-        """See `GuidedStep`."""
+        """See `GuidedSteps`."""
         calls = (
             Call(self.engine, {"x": one.x, "coefficients": one.coefficients, **one.updates}, one.conditions)
             for one in steps
@@ -94,7 +98,7 @@ class HalvedStep(Single):
     _split: dict[str, tuple[Values, Values, Values]] = field(default_factory=dict, compare=False)
 
     def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
-        """See `GuidedStep`."""
+        """See `GuidedSteps`."""
         steps, again = itertools.tee(steps)
         predictions = (made["prediction"] for made in run_all(call for one in steps for call in self._calls(one)))
         for one, uncond, cond in zip(again, predictions, predictions, strict=False):
@@ -131,16 +135,16 @@ def _stepped(outputs: Values) -> Stepped:
 class WatchedStep(Single):
     """A step whose latents are looked at, so that a run ends at the first bad step and not after the last chunk."""
 
-    step: GuidedStep
+    step: GuidedSteps
     stage: str
 
     def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
-        """See `GuidedStep`."""
+        """See `GuidedSteps`."""
         return ((check_latents(self.stage, x_next), x0) for x_next, x0 in self.step.each(steps))
 
 
 @dataclass(frozen=True)
-class ReplacingStep(Single):
+class ReplacingStep:
     """A step of which the first frames are known: its estimate of them is replaced by `known`, [n, C, h, w].
 
     So at every step these frames are what they are known to be, with that step's share of the noise that they began
@@ -150,15 +154,10 @@ class ReplacingStep(Single):
     step: GuidedStep
     known: Array
 
-    def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
-        """See `GuidedStep`."""
-        steps, again = itertools.tee(steps)
-        return itertools.starmap(self._replaced, zip(again, self.step.each(steps), strict=True))
-
-    def _replaced(self, one: StepInputs, stepped: Stepped) -> Stepped:
-        x_next, x0 = (np.array(value) for value in stepped)
+    def __call__(self, x: Value, coefficients: Array, guidance: Array, conditions: Values, updates: Values) -> Stepped:
+        x_next, x0 = (np.array(value) for value in self.step(x, coefficients, guidance, conditions, updates))
         count = len(self.known)
-        x_next[:count] += one.coefficients[COEFFICIENTS.index("k_x0")] * (self.known - x0[:count])
+        x_next[:count] += coefficients[COEFFICIENTS.index("k_x0")] * (self.known - x0[:count])
         x0[:count] = self.known
         return x_next, x0
 

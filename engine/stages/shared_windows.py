@@ -7,7 +7,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Value, Values
 from stt2v.engine.solver import COEFFICIENTS, Table
-from stt2v.engine.stages.denoise import GuidedStep, StepInputs
+from stt2v.engine.stages.denoise import GuidedSteps, StepInputs
 from stt2v.engine.stages.windows import Pair
 
 StepNoise = Callable[[int, int, tuple[int, ...]], Array]
@@ -25,7 +25,7 @@ class SharedWindows:
     the windows' first frames.
     """
 
-    step: GuidedStep
+    step: GuidedSteps
     table: Table
     guidance: Array
     conditions: Values

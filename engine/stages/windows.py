@@ -9,7 +9,7 @@ import numpy as np
 from stt2v.engine.backends.base import Array, Values
 from stt2v.engine.blend import Latents, Offsets, place
 from stt2v.engine.solver import Table
-from stt2v.engine.stages.denoise import GuidedStep, StepInputs
+from stt2v.engine.stages.denoise import GuidedSteps, StepInputs
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LocalWindows:
     table: [steps, 8] as in `engine/solver.py`; guidance: [window], float32; conditions: of each window.
     """
 
-    step: GuidedStep
+    step: GuidedSteps
     table: Table
     guidance: Array
     conditions: Iterable[Values]

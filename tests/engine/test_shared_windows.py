@@ -5,6 +5,7 @@ import numpy as np
 from stt2v.engine.blend import place
 from stt2v.engine.dpm_solver import CosineSchedule, dpm_table
 from stt2v.engine.solver import COEFFICIENTS
+from stt2v.engine.stages.denoise import Single
 from stt2v.engine.stages.shared_windows import SharedWindows
 from stt2v.engine.stages.windows import BlendedClip, State
 
@@ -18,11 +19,17 @@ def estimate(x):
     return np.tanh(x) * np.linspace(0.5, 1, len(x), dtype=np.float32)[:, None, None, None]
 
 
-def step(x, coefficients, guidance, conditions, updates):
-    row = dict(zip(COEFFICIENTS, coefficients, strict=True))
-    x0 = estimate(x)
-    extra = row["k_noise"] * updates["noise"] + row["k_previous"] * updates["x0_previous"]
-    return row["k_x"] * x + row["k_x0"] * x0 + extra, x0
+class Solver(Single):
+    """`estimate`, and the update of a solver that looks back."""
+
+    def each(self, steps):
+        return map(self.step, steps)
+
+    def step(self, one):
+        row = dict(zip(COEFFICIENTS, one.coefficients, strict=True))
+        x0 = estimate(one.x)
+        extra = row["k_noise"] * one.updates["noise"] + row["k_previous"] * one.updates["x0_previous"]
+        return row["k_x"] * one.x + row["k_x0"] * x0 + extra, x0
 
 
 def test_order_of_blending_and_update_does_not_matter():
@@ -30,7 +37,7 @@ def test_order_of_blending_and_update_does_not_matter():
     start, noises = random.standard_normal(SHAPE, np.float32), random.standard_normal((4, *SHAPE), np.float32)
     table = dpm_table(CosineSchedule(), len(OFFSETS), 599)
     runner = SharedWindows(
-        step, table, np.ones(WINDOW), {}, STARTS, lambda step, first, shape: noises[step, first : first + shape[0]]
+        Solver(), table, np.ones(WINDOW), {}, STARTS, lambda step, first, shape: noises[step, first : first + shape[0]]
     )
     clip = BlendedClip(WINDOW, STARTS, OFFSETS, runner)
     state = State(start.copy(), np.zeros(SHAPE, np.float32))
