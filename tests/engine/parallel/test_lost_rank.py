@@ -16,7 +16,7 @@ from stt2v.engine.parallel.processes import Processes
 pytest.importorskip("torch")
 
 PICTURE = Path(__file__).parents[2] / "data" / "landscape.jpg"
-WORDS = ("generate", "--model", "tiny", "--image", str(PICTURE), "--steps", "1", "--num-frames", "20")
+WORDS = ("generate", "--model", "tiny", "--image", str(PICTURE), "--steps", "1", "--num-frames", "26", "--no-enhance")
 
 
 def test_a_rank_that_dies_ends_the_run_and_costs_no_frame(
@@ -30,7 +30,7 @@ def test_a_rank_that_dies_ends_the_run_and_costs_no_frame(
     def killed(self: Processes, member: object) -> Outputs:
         nonlocal answered
         answered += 1
-        if answered == 9:
+        if answered == 7:
             os.kill(self._members[0].process.pid, signal.SIGKILL)
         return answer(self, member)
 
