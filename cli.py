@@ -19,6 +19,7 @@ from stt2v.engine.commands.models import models
 from stt2v.engine.commands.output import say
 from stt2v.engine.commands.plan import plan
 from stt2v.engine.commands.runs import runs
+from stt2v.engine.commands.serve import serve
 from stt2v.engine.errors import Stt2vError
 from stt2v.export.commands import build_engines, pull
 
@@ -93,7 +94,7 @@ def options(
         say(context.get_help())
 
 
-for command in (generate, batch, build_engines, pull, plan, mawe, models, doctor):
+for command in (generate, batch, serve, build_engines, pull, plan, mawe, models, doctor):
     app.command()(command)
 app.add_typer(engines, name="engines")
 app.add_typer(runs, name="runs")

@@ -20,7 +20,7 @@ from stt2v import cli
 from stt2v.engine.errors import Stt2vError, UsageError
 
 PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
-COMMANDS = ("generate", "build-engines", "pull", "plan", "mawe", "models", "doctor", "engines")
+COMMANDS = ("generate", "serve", "build-engines", "pull", "plan", "mawe", "models", "doctor", "engines")
 
 Run = Callable[..., tuple[int, str, str]]
 
