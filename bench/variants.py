@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stt2v.engine.backends.inductor import tuned_convolutions
+from stt2v.engine.backends.inductor import steady_convolutions
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.graph import Graph
 from stt2v.export.inductor_builder import compile_graph
@@ -63,7 +63,7 @@ def engine(precision: str) -> Prepare:
         artifact = compile_graph(program.module, arguments)
 
         def call() -> tuple[Tensor, ...]:
-            with tuned_convolutions():
+            with steady_convolutions():
                 return tuple(artifact(*arguments))
 
         return call, counts

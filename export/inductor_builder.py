@@ -22,7 +22,7 @@ from torch import Tensor, fx
 from torch._inductor.graph import GraphLowering
 from torch.utils._ordered_set import OrderedSet
 
-from stt2v.engine.backends.inductor import ARTIFACT, register_kernels, tuned_convolutions, without_trials
+from stt2v.engine.backends.inductor import ARTIFACT, register_kernels, steady_convolutions, without_trials
 from stt2v.export.card import card_to_itself
 from stt2v.export.child import end_with_parent, peak_bytes
 from stt2v.export.quiet import quiet
@@ -113,7 +113,7 @@ def _activation_bytes(artifact: Any, arguments: Sequence[Tensor]) -> int:
 
     The first run is left out: it tries several kernels.
     """
-    with torch.no_grad(), tuned_convolutions():
+    with torch.no_grad(), steady_convolutions():
         artifact(*arguments)
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
