@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from stt2v.engine.backends.base import Backend, Closing, Engine
+from stt2v.engine.backends.residency import Needs
 from stt2v.engine.certificate import Place, opened_backends
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.inventory import mark_used
 from stt2v.engine.manifest import MANIFEST, REBUILD, Manifest
 from stt2v.engine.media.tokenizer import Tokenizer
+from stt2v.engine.memory_plan import engine_needs
 from stt2v.engine.models.model import Model
 from stt2v.engine.parallel.group import SpreadEngines
 from stt2v.engine.trust import admit
@@ -35,11 +38,12 @@ class EngineSet(Mapping[str, Engine], Closing):
         self._loaded: dict[str, Engine] = {}
 
     @classmethod
-    def open(cls, directory: Path, backend: str | None = None, trust: bool = False) -> Self:
+    def open(cls, directory: Path, backend: str | None = None, trust: bool = False, vram: int | None = None) -> Self:
         """Open the set in `directory`, which has to be for `backend` where one is named.
 
-        With `trust` it may be of any origin. Raises UsageError for a set of another backend, EngineSetError when a
-        file is missing, changed or foreign, BackendError when it cannot run here.
+        With `trust` it may be of any origin; with `vram` its engines stay within so many bytes of the card. Raises
+        UsageError for a set of another backend or that cannot keep to it, EngineSetError when a file is missing,
+        changed or foreign, BackendError when it cannot run here.
         """
         manifest = admit(directory, trust)
         if backend not in (None, manifest.backend):
@@ -47,7 +51,11 @@ class EngineSet(Mapping[str, Engine], Closing):
                 f"engine set {directory} is for backend {manifest.backend!r}, expected {backend!r}; leave --backend "
                 "out or give another set"
             )
-        opened = cls(directory, manifest, opened_backends(manifest))
+        backends = opened_backends(manifest)
+        if vram is not None:
+            for each in backends.values():
+                each.limit(vram)
+        opened = cls(directory, manifest, backends)
         mark_used(directory)
         return opened
 
@@ -66,6 +74,22 @@ class EngineSet(Mapping[str, Engine], Closing):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Engines are going to be first used in this order."""
+        for place, backend in self._backends.items():
+            entries = [self._entries[name] for name in names if name in self._entries]
+            backend.expect([(self.directory / e.file, e.spec) for e in entries if (e.backend, e.target) == place])
+
+    @cached_property
+    def needs(self) -> Mapping[str, Needs]:
+        """What engines take of a card whose weights come and go there."""
+        return engine_needs(self.directory, self.manifest)
+
+    @property
+    def budget(self) -> int | None:
+        """Bytes of a card for weights that come and go and what runs beside them; None where they do not."""
+        return min((b.budget for b in self._backends.values() if b.budget is not None), default=None)
 
     def unload(self, names: Iterable[str]) -> None:
         """Give back the memory of those engines; each is loaded again when it is asked for."""
@@ -99,11 +123,11 @@ class Without(Mapping[str, Engine]):
         return sum(1 for _ in self)
 
 
-def directory_of(engines: Mapping[str, Engine]) -> Path | None:
-    """Where these engines lie, if they are a set's."""
+def set_of(engines: Mapping[str, Engine]) -> EngineSet | None:
+    """The set that these engines are of, if they are a set's."""
     if isinstance(engines, Without | SpreadEngines):
-        return directory_of(engines.engines)
-    return engines.directory if isinstance(engines, EngineSet) else None
+        return set_of(engines.engines)
+    return engines if isinstance(engines, EngineSet) else None
 
 
 def declared_model(directory: Path, manifest: Manifest) -> Model:

@@ -1,6 +1,5 @@
 """One request from picture to frames: the stages in their order, each a stream that feeds the next."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames
 from stt2v.engine.drift import DriftWatch
-from stt2v.engine.engine_set import directory_of
+from stt2v.engine.engine_set import set_of
 from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.first_chunk import first_chunk_frames
 from stt2v.engine.loop import Loop, OnStep, first_attempt
@@ -26,7 +25,7 @@ from stt2v.engine.runs.chunks import Chunks
 from stt2v.engine.runs.run import Run
 from stt2v.engine.runs.states import RunKeeper
 from stt2v.engine.stages.decode import from_uint8
-from stt2v.engine.stages.enhance import Tools, enhanced, open_enhancer
+from stt2v.engine.stages.enhance import Tools, enhanced, enhancer_windows, open_enhancer
 from stt2v.engine.stages.interpolate import interpolate
 
 SEGMENT = 48  # frames of the file that are encoded, and kept, at a time
@@ -79,8 +78,9 @@ class Pipeline:
 
     def _tell_cost(self) -> None:
         """What the run takes, in one line, where the engines are a set that says so."""
-        if directory := directory_of(self.engines):
-            cost = run_cost(self.model, self.settings, self.plan, directory, graphs=[*self.engines])
+        if opened := set_of(self.engines):
+            graphs, budget = [*self.engines], opened.budget
+            cost = run_cost(self.model, self.settings, self.plan, opened.directory, graphs=graphs, budget=budget)
             self.progress.note(f"plan: {cost.summary}")
 
     @property
@@ -195,7 +195,7 @@ class Pipeline:
             return EngineSetError(
                 f"enhancer is {how.name}, the engine set has {built.name}; build another with {command}"
             )
-        made = sorted({int(window) for window in re.findall(r"\benhance_(\d+)_(?:step|half)", " ".join(self.engines))})
+        made = enhancer_windows(self.engines)
         if how.window not in made:
             known = ", ".join(map(str, made))
             return UsageError(f"window is {how.window}, the engine set has windows of {known}; choose one of these")

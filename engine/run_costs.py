@@ -3,18 +3,20 @@
 import functools
 import importlib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stt2v.engine.backends import open_backend, runs_here
+from stt2v.engine.backends.inductor_weights import OUTSIDE
 from stt2v.engine.build_costs import costs, disk_bytes, published_graphs
 from stt2v.engine.certificate import too_large
 from stt2v.engine.duration import in_time
-from stt2v.engine.errors import EngineSetError
+from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.figures import Figures, measured_figures, tabled_figures
 from stt2v.engine.machine import free_disk, host_memory, resident_memory
 from stt2v.engine.manifest import Manifest, read_manifest
+from stt2v.engine.memory_plan import MemoryPlanner, engine_needs
 from stt2v.engine.models.enhancers import NO_ENHANCER
 from stt2v.engine.models.model import Model
 from stt2v.engine.parity import read_parity
@@ -98,11 +100,13 @@ def run_cost(
     engines: Path | None = None,
     backend: str | None = None,
     graphs: Collection[str] | None = None,
+    budget: int | None = None,
 ) -> RunCost:
     """What the run takes with the engine set in `engines`, else with the one that is found, else with one to be built.
 
-    `graphs`: the engines of the set that are used, by default all but those that are too large here. Raises
-    EngineSetError for a set in `engines` that is none.
+    `graphs`: the engines of the set that are used, by default all but those that are too large here. `budget`: bytes of
+    a card for weights that come and go and what runs beside them. Raises EngineSetError for a set in `engines` that is
+    none, UsageError where the budget is too small.
     """
     directory, missing = engines, None
     if directory is None:
@@ -111,13 +115,20 @@ def run_cost(
         except EngineSetError as error:
             missing = f"{error}: {_building(model, backend or 'onnxruntime')}"
     manifest = read_manifest(directory) if directory else None
-    calls = run_calls(model, settings, plan, graphs or (_usable(directory, manifest) if directory and manifest else ()))
+    usable = graphs or (_usable(directory, manifest) if directory and manifest else ())
+    needs = engine_needs(directory, manifest) if directory and manifest else {}
+    if budget is not None and not needs:
+        raise UsageError("--vram is given, only engine sets of inductor for a card keep to it; build one first")
+    memory = MemoryPlanner(model, needs, usable).plan(settings, plan, budget)
+    calls = run_calls(model, settings, plan, [name for name in usable if name not in memory.halved])
     called = [name for counts in calls.values() for name in counts]
     figures = measured_figures(model, directory, manifest) if directory and manifest else tabled_figures(model, called)
     on_host = manifest is not None and manifest.target == HOST_TARGET
     place = (manifest.backend, manifest.target) if manifest else ("", "")
     base = _base_memory(*place) + PIXELS_HELD * model.chunk * 3 * model.width * model.height * 4
     stages = _stages(calls, figures, base if on_host else 0)
+    if needs:
+        stages = tuple(replace(stage, bytes=memory.peaks[stage.stage] + OUTSIDE) for stage in stages)
     return RunCost(
         directory,
         missing,
@@ -148,7 +159,7 @@ def _stages(calls: Mapping[str, Calls], figures: Mapping[str, Figures], base: in
                 stage,
                 counts.total(),
                 sum(part.seconds(counts[name]) or 0 for name, part in parts.items()),
-                int(held + max(part.run or 0 for part in parts.values())),
+                int(held + max((part.run or 0 for part in parts.values()), default=0)),
                 all(part.complete for part in parts.values()),
             )
         )

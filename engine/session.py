@@ -1,7 +1,7 @@
 """A session: an engine set kept open, making videos from requests."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +15,7 @@ from stt2v.engine.first_chunk import still
 from stt2v.engine.loop import OnStep
 from stt2v.engine.media.image import fit_image, load_image
 from stt2v.engine.media.tokenizer import Tokenizer
+from stt2v.engine.memory_plan import MemoryPlanner
 from stt2v.engine.models import DEFAULT_MODEL, find_model
 from stt2v.engine.models.model import Model
 from stt2v.engine.noise import Noise
@@ -69,6 +70,7 @@ class Session(Closing):
         trust: bool = False,
         progress: Progress | None = None,
         gpus: int = 1,
+        vram: int | None = None,
     ) -> Self:
         """Open the engine set in `engines`, or the one of `model` that was built here or is shipped.
 
@@ -77,30 +79,38 @@ class Session(Closing):
 
         Without `engines`, `enhancer` is the one that the set should hold; None is the model's own. With `trust` the set
         may be of any origin. With `gpus` so many processes, each with a card of its own, work on every video; for
-        engines of a processor they share it.
+        engines of a processor they share it. `vram`: bytes of the card's memory within which all stays.
 
-        Raises UsageError for an unknown model and for a set of another model or backend, EngineSetError and
-        BackendError for a set that cannot be used.
+        Raises UsageError for an unknown model, for a set of another model or backend, and for one that cannot keep to
+        `vram`, EngineSetError and BackendError for a set that cannot be used.
         """
         find_model(model)
         if gpus < 1:
             raise UsageError(f"number of GPUs is {gpus}, expected at least 1")
+        if gpus > 1 and vram is not None:
+            raise UsageError(f"--vram and --gpus {gpus} are given, --vram is of one card; leave one of them out")
         if backend is not None:
             check_backend(backend)
         *others, last = [engines] if engines else find_sets(model, backend, enhancer)
         for directory in others:
             try:
-                return cls._certified(model, directory, backend, trust, progress)._spread(gpus, trust)
+                return cls._certified(model, directory, backend, trust, progress, vram)._spread(gpus, trust)
             except ParityError as error:
                 if progress:
                     progress.note(f"{error}; falls back to another set")
-        return cls._certified(model, last, backend, trust, progress)._spread(gpus, trust)
+        return cls._certified(model, last, backend, trust, progress, vram)._spread(gpus, trust)
 
     @classmethod
     def _certified(
-        cls, model: str, directory: Path, backend: str | None, trust: bool, progress: Progress | None
+        cls,
+        model: str,
+        directory: Path,
+        backend: str | None,
+        trust: bool,
+        progress: Progress | None,
+        vram: int | None,
     ) -> Self:
-        opened = EngineSet.open(directory, backend, trust)
+        opened = EngineSet.open(directory, backend, trust, vram)
         if opened.model.name != model:
             raise UsageError(f"engine set {opened.directory} is of model {opened.model.name!r}, expected {model!r}")
         session = cls(opened.model, opened, opened.tokenizers)
@@ -160,10 +170,27 @@ class Session(Closing):
                 yield Chunk(index, frames)
 
     def pipeline(self, settings: Settings, plan: RunPlan, progress: Progress, on_base: OnBase = unseen) -> Pipeline:
-        """What makes the frames of `plan`. Raises UsageError, EngineSetError where the engines cannot."""
+        """What makes the frames of `plan`.
+
+        Raises UsageError and EngineSetError where the engines cannot, or the memory of the card is too small.
+        """
         noise = Noise(settings.seed)
-        engines = SpreadEngines(self._usable, self._group)
-        return Pipeline(self.model, engines, self.tokenizers, settings, plan, noise, progress, on_base)
+        pipeline = Pipeline(self.model, self._usable, self.tokenizers, settings, plan, noise, progress, on_base)
+        return replace(pipeline, engines=SpreadEngines(self._fitted(settings, plan, progress), self._group))
+
+    def _fitted(self, settings: Settings, plan: RunPlan, progress: Progress) -> Mapping[str, Engine]:
+        """The engines with which a run fits into the memory of the card, which are told in what order they come."""
+        if not isinstance(self.engines, EngineSet):
+            return self._usable
+        planner = MemoryPlanner(self.model, self.engines.needs, [*self._usable])
+        halved = planner.plan(settings, plan, self.engines.budget).halved
+        if halved:
+            progress.note(
+                f"takes the halves of {', '.join(sorted(halved))} one after the other, to fit into the memory"
+            )
+            self._use_halves(halved)
+        self.engines.expect(planner.first_uses(settings, plan, halved))
+        return self._usable
 
     def step_down(self) -> str | None:
         """From now on use what takes less memory and gives the same: steps by halves in place of fused ones.
@@ -173,10 +200,13 @@ class Session(Closing):
         fused = fused_steps(self._usable)
         if not fused:
             return None
+        self._use_halves(fused)
+        return "takes the halves of each step one after the other"
+
+    def _use_halves(self, fused: Collection[str]) -> None:
         if isinstance(self.engines, EngineSet):
             self.engines.unload(fused)
         self._usable = Without(self._usable, frozenset(fused))
-        return "takes the halves of each step one after the other"
 
     def close(self) -> None:
         self._group.close()

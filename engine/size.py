@@ -1,5 +1,9 @@
 """Amounts of memory and disk in words, and out of them."""
 
+import re
+
+from stt2v.engine.errors import UsageError
+
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -9,3 +13,12 @@ def in_words(size: float) -> str:
     while size >= 1000 and unit < len(UNITS) - 1:
         size, unit = size / 1024, unit + 1
     return f"{size:.3g} {UNITS[unit]}"
+
+
+def from_words(text: str, flag: str) -> int:
+    """Bytes from an amount such as 24GiB, 22.5G or 800M, binary in any case. Raises UsageError that names `flag`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UsageError(f"{flag} is {text!r}, expected an amount such as 24GiB")
+    power = [unit[0] for unit in UNITS].index(found[2].upper() or "B")
+    return int(float(found[1]) * 1024**power)

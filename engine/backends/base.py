@@ -71,6 +71,11 @@ class Backend(Protocol):
         """Engines are going to be used in this order, so what one needs can be brought while others run."""
         ...
 
+    @property
+    def budget(self) -> int | None:
+        """Bytes of a card for weights that come and go and for what runs beside them; None where they do not."""
+        ...
+
     def limit(self, nbytes: int) -> None:
         """Stay within so much memory of the card from now on. Raises UsageError where that cannot be kept to."""
         ...
@@ -80,6 +85,7 @@ class WholeEngines:
     """The half of a backend whose engines hold their weights, as long as they are loaded."""
 
     name: str
+    budget: int | None = None
 
     def expect(self, order: Iterable[tuple[Path, EngineSpec]]) -> None:
         """See `Backend`: engines are loaded whole when they are first used."""

@@ -20,7 +20,16 @@ import numpy.typing as npt
 
 from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
 from stt2v.engine.backends.host import check_inputs
-from stt2v.engine.backends.inductor_weights import CardWeights, CudaCard, MappedWeights, Table, Weights
+from stt2v.engine.backends.inductor_weights import (
+    LATER,
+    OUTSIDE,
+    SLACK,
+    CardWeights,
+    CudaCard,
+    MappedWeights,
+    Table,
+    Weights,
+)
 from stt2v.engine.backends.memory import Cost, HostMeter, Meter
 from stt2v.engine.backends.residency import Residency
 from stt2v.engine.errors import BackendError, DeviceLostError, OutOfMemoryError, UsageError
@@ -29,9 +38,6 @@ from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DEVICES = ("cpu", "cuda")
 ARTIFACT = "artifact"
-BEFORE, LATER = 512 << 20, 512 << 20
-"""Bytes of a card that CUDA takes when it begins, and that libraries and kernels take while engines run; measured."""
-SLACK = 256 << 20  # bytes for the values that go from engine to engine, and for rounding
 KERNELS = ("attention", "fp8", "geglu", "group_norm")
 
 
@@ -144,12 +150,15 @@ class InductorBackend:
 
         if not isinstance(self.weights, CardWeights):
             raise UsageError("--vram is the memory of a card, this engine set is for the processor; leave it out")
-        total = torch.cuda.mem_get_info()[1]
-        most = nbytes - BEFORE - LATER
-        if most <= 0:
-            raise UsageError(f"--vram is {in_words(nbytes)}, expected more than {in_words(BEFORE + LATER)}: CUDA's own")
-        torch.cuda.set_per_process_memory_fraction(min(1.0, most / total))
-        self.weights.residency.budget = min(most - SLACK, self.weights.residency.budget or most)
+        if nbytes <= OUTSIDE:
+            raise UsageError(f"--vram is {in_words(nbytes)}, expected more than the {in_words(OUTSIDE)} of CUDA itself")
+        allowed = (nbytes - OUTSIDE + SLACK) / torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed))
+        self.weights.residency.budget = min(nbytes - OUTSIDE, _budget())
+
+    @property
+    def budget(self) -> int | None:
+        return self.weights.residency.budget if isinstance(self.weights, CardWeights) else None
 
     def _load(self, path: Path, spec: EngineSpec, folder: Any) -> InductorEngine:
         table = Table.read(path)

@@ -17,6 +17,10 @@ from stt2v.engine.backends.residency import Needs, Residency
 from stt2v.engine.spec import EngineSpec
 
 TABLE, WEIGHTS = "weights.json", "weights.bin"
+BEFORE, LATER, SLACK = 512 << 20, 512 << 20, 256 << 20
+"""Bytes of a card beside weights and activations: what CUDA takes when it begins; what libraries and kernels take while
+engines run; values that go from engine to engine, and rounding."""
+OUTSIDE = BEFORE + LATER + SLACK
 PIECE, PIECES = 64 << 20, 2  # bytes of a buffer that weights pass through, and how many there are
 
 

@@ -32,12 +32,17 @@ class Move:
     brought: tuple[str, ...]
 
 
+NOTHING = Move((), ())
+
+
 class Residency:
     """The weights on a card. budget: bytes for them and for what runs beside them; None: as many as there are."""
 
     def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
         self.peak = self.moved = 0  # the most bytes at once; bytes brought in all
+        self._last: str | None = None  # the engine whose weights are all there
+        self._looked = False  # ahead of it
         self._expected: list[tuple[str, Needs]] = []
         self._held: dict[str, int] = {}  # in the order of their last use
 
@@ -51,6 +56,8 @@ class Residency:
 
         Raises OutOfMemoryError, with everything as it was, when the engine does not fit even by itself.
         """
+        if name == self._last:
+            return NOTHING
         if self.budget is not None and needs.nbytes > self.budget:
             raise OutOfMemoryError(
                 f"engine {name!r} takes {in_words(needs.nbytes)} of the card's memory, {in_words(self.budget)} are for "
@@ -63,17 +70,21 @@ class Residency:
         dropped = tuple(self._superfluous(needs, sum(brought.values())))
         self.forget(dropped)
         self._hold(brought, needs.beside)
+        self._last, self._looked = name, False
         return Move(dropped, tuple(brought))
 
     def expect(self, order: Iterable[tuple[str, Needs]]) -> None:
         """Engines will be first used in this order, as far as is known."""
-        self._expected = [*order]
+        self._expected, self._looked = [*order], False
 
     def ahead(self, name: str, beside: int) -> tuple[tuple[str, Move], ...]:
         """What can come while engine `name` runs, which takes `beside`, with nothing going: by engine, the next first.
 
         An engine whose weights do not fit, and those after it, wait.
         """
+        if self._looked:
+            return ()
+        self._looked = True
         names = [expected for expected, _ in self._expected]
         if name in names:
             del self._expected[: names.index(name) + 1]
@@ -90,10 +101,12 @@ class Residency:
 
     def keep(self, keys: Container[str]) -> None:
         """Forget all other weights."""
+        self._last = None
         self._held = {key: size for key, size in self._held.items() if key in keys}
 
     def forget(self, keys: Iterable[str]) -> None:
         """Those weights are no longer there."""
+        self._last = None
         for key in keys:
             self._held.pop(key, None)
 

@@ -25,6 +25,7 @@ class Making:
     keep: RunFlags
     metadata: bool
     gpus: int = 1
+    vram: int | None = None
 
 
 class Workshop(Closing):
@@ -56,7 +57,8 @@ class Workshop(Closing):
             self.close()
             model, engines, enhancer = wanted
             how = self._how
-            self._session = Session.open(model, engines, how.backend, enhancer, how.trust, self._progress, how.gpus)
+            rest = how.trust, self._progress, how.gpus, how.vram
+            self._session = Session.open(model, engines, how.backend, enhancer, *rest)
             self._resident = wanted
         return self._session
 

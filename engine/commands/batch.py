@@ -10,7 +10,14 @@ import typer
 from stt2v.engine.batch.listing import Listed, listed_jobs
 from stt2v.engine.batch.outcome import BatchReport
 from stt2v.engine.batch.workshop import Making, Workshop
-from stt2v.engine.commands.options import BackendOption, EnginesOption, GpusOption, JsonOption
+from stt2v.engine.commands.options import (
+    BackendOption,
+    EnginesOption,
+    GpusOption,
+    JsonOption,
+    TrustOption,
+    VramOption,
+)
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import BatchError, StoppedError
 from stt2v.engine.flags import RequestFlags, takes_flags
@@ -33,8 +40,9 @@ def batch(
     out: Annotated[Path, typer.Option("--out", help="The folder of the videos.")] = Path("out"),
     backend: BackendOption = None,
     engines: EnginesOption = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open engines of any origin: they are code.")] = False,
+    trust: TrustOption = False,
     gpus: GpusOption = 1,
+    vram: VramOption = None,
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="As in `generate`.")] = None,
     discard_run: Annotated[bool, typer.Option("--discard-run", help="As in `generate`.")] = False,
     no_metadata: Annotated[
@@ -48,7 +56,7 @@ def batch(
     """
     keep = RunFlags(run_dir=run_dir, discard_run=discard_run, on_interrupt="save")
     listed = listed_jobs(jobs, common, out, engines)
-    make_all(listed, out, Making(backend, trust, keep, not no_metadata, gpus), as_json)
+    make_all(listed, out, Making(backend, trust, keep, not no_metadata, gpus, vram), as_json)
 
 
 def make_all(listed: Listed, folder: Path, how: Making, as_json: bool) -> None:

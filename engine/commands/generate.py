@@ -10,7 +10,14 @@ import typer
 from stt2v.engine.batch.listing import Listed, picture_jobs
 from stt2v.engine.batch.workshop import Making
 from stt2v.engine.commands.batch import make_all
-from stt2v.engine.commands.options import BackendOption, EnginesOption, GpusOption, JsonOption
+from stt2v.engine.commands.options import (
+    BackendOption,
+    EnginesOption,
+    GpusOption,
+    JsonOption,
+    TrustOption,
+    VramOption,
+)
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import StoppedError
 from stt2v.engine.flags import Order, takes_request
@@ -33,10 +40,9 @@ def generate(
     ] = None,
     backend: BackendOption = None,
     engines: EnginesOption = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Open engines of any origin. Only if you know who made them: they are code.")
-    ] = False,
+    trust: TrustOption = False,
     gpus: GpusOption = 1,
+    vram: VramOption = None,
     preview: Annotated[
         Path | None,
         typer.Option("--preview", metavar="MP4", help="Show the base frames here; it plays while it grows."),
@@ -57,12 +63,13 @@ def generate(
     job = job_of(order, keep, output, engines)
     job.check(views)  # a wrong argument is told before a missing engine set
     if job.folder:
-        make_all(Listed(picture_jobs(job)), job.output, Making(backend, trust, keep, not no_metadata, gpus), as_json)
+        how = Making(backend, trust, keep, not no_metadata, gpus, vram)
+        make_all(Listed(picture_jobs(job)), job.output, how, as_json)
         return
     with (
         restarting(resuming(job.output, context)),
         progress_on(sys.stderr) as progress,
-        Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress, gpus) as session,
+        Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress, gpus, vram) as session,
     ):
         made = job.make(session, keep, Interrupt(keep.on_interrupt), progress, views, not no_metadata)
         if session.model.warning:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption
+from stt2v.engine.backends.inductor_weights import OUTSIDE
+from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption, VramOption
 from stt2v.engine.commands.output import report
 from stt2v.engine.engine_set import declared_model
 from stt2v.engine.flags import Order, takes_request
@@ -35,13 +36,18 @@ class Planned:
 
 @takes_request
 def plan(
-    order: Order, backend: BackendOption = None, engines: EnginesOption = None, as_json: JsonOption = False
+    order: Order,
+    backend: BackendOption = None,
+    engines: EnginesOption = None,
+    vram: VramOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what a run comes to, before any work: frames, chunks, windows, steps; time, memory, disk, missing engines."""
     model = _declared(order.model, engines)
     settings = order.request.resolve(model)
     planned = plan_run(model, settings)
-    report(Planned(planned, run_cost(model, settings, planned, engines, backend)), as_json)
+    budget = None if vram is None else vram - OUTSIDE
+    report(Planned(planned, run_cost(model, settings, planned, engines, backend, budget=budget)), as_json)
 
 
 def _declared(model: str, engines: Path | None) -> Model:

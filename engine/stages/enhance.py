@@ -1,6 +1,7 @@
 """Enhancing: a whole base video through the model's enhancer, on a canvas and cut out of it again."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,11 @@ class Tools:
     noise: NoiseSource
     keeper: Keeper
     on_step: OnWindows
+
+
+def enhancer_windows(graphs: Iterable[str]) -> list[int]:
+    """The lengths of the windows for which there are steps among `graphs`, the shortest first."""
+    return sorted({int(window) for window in re.findall(r"\benhance_(\d+)_(?:step|half)", " ".join(graphs))})
 
 
 def open_enhancer(how: Enhancing, tools: Tools, prompt: str | None, negative: str | None) -> Enhancer:

@@ -15,7 +15,7 @@ from stt2v.engine.models import find_model
 from stt2v.engine.models.model import Model
 from stt2v.engine.plan import plan_run
 from stt2v.engine.request import Request
-from stt2v.engine.run_calls import run_calls
+from stt2v.engine.run_calls import run_calls, run_order
 from stt2v.engine.session import Session
 from stt2v.engine.spec import EngineSpec
 from stt2v.engine.store import SHIPPED
@@ -28,14 +28,14 @@ class Counting(Mapping[str, Engine]):
     """Engines that compute nothing much and count."""
 
     def __init__(self, specs: Mapping[str, EngineSpec]) -> None:
-        self.specs, self.calls = specs, Counter[str]()
+        self.specs, self.order = specs, list[str]()
 
     def __getitem__(self, name: str) -> Engine:
-        calls, spec = self.calls, self.specs[name]
+        order, spec = self.order, self.specs[name]
 
         class Engine(FakeEngine):
             def run(self, inputs: Values) -> dict[str, Value]:
-                calls[name] += 1
+                order.append(name)
                 return super().run(inputs)
 
         return Engine(spec)
@@ -48,7 +48,7 @@ class Counting(Mapping[str, Engine]):
 
 
 def counted(model: Model, request: Request, without: tuple[str, ...] = ()) -> tuple[Counter[str], Counter[str]]:
-    """Calls as the run makes them, and as they are planned."""
+    """Calls as the run makes them, and as they are planned; in the same order up to the interpolator's."""
     specs = {e.spec.name: e.spec for e in read_manifest(TINY).engines if e.spec.name not in without}
     with EngineSet.open(TINY) as opened:
         engines = Counting(specs)
@@ -56,7 +56,10 @@ def counted(model: Model, request: Request, without: tuple[str, ...] = ()) -> tu
             pass
     settings = request.resolve(model)
     plan = plan_run(model, settings)
-    return engines.calls, sum(run_calls(model, settings, plan, specs).values(), Counter())
+    order = [name for names in run_order(model, settings, plan, specs).values() for name in names]
+    made, planned = ([name for name in names if not name.startswith("interpolate")] for names in (engines.order, order))
+    assert made == planned
+    return Counter(engines.order), sum(run_calls(model, settings, plan, specs).values(), Counter())
 
 
 @pytest.mark.parametrize(
