@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stt2v.engine.engine_set import directory_of
+from stt2v.engine.engine_set import set_of
 from stt2v.engine.errors import InputError
 from stt2v.engine.job import Job
 from stt2v.engine.media.read import read_frames
@@ -66,11 +66,12 @@ def forecast(session: Session, ticket: Ticket, picture: Path) -> Forecast:
     """What the stages of a video should take, as far as the engines say so."""
     settings = ticket.request(picture).resolve(session.model)
     plan = session.plan(ticket.request(picture))
-    directory = directory_of(session.engines)
-    if directory is None:
+    opened = set_of(session.engines)
+    if opened is None:
         stages = {"generate": True, "enhance": plan.enhancing, "interpolate": plan.interpolate}
         return Forecast({name: 0.0 for name, there in stages.items() if there}, plan.steps)
-    cost = run_cost(session.model, settings, plan, directory, graphs=[*session.engines])
+    graphs, budget = [*session.engines], opened.budget
+    cost = run_cost(session.model, settings, plan, opened.directory, graphs=graphs, budget=budget)
     return Forecast({stage.stage: stage.seconds for stage in cost.stages}, plan.steps)
 
 
