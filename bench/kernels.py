@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,20 +11,14 @@ from torch.nn import functional
 
 from stt2v.bench.timing import Ceilings, Timing, device_name, measure_ceilings, recorded, time_calls
 from stt2v.kernels.attention import attention_reference, long_attention, short_attention
-from stt2v.kernels.fp8 import fp8_product, quantised_rows
-from stt2v.kernels.geglu import Tiling, geglu, geglu_reference, tiled_geglu
+from stt2v.kernels.convolution import convolution, convolution_reference
+from stt2v.kernels.fp8 import LARGEST, TYPE, fp8_product, quantised_rows
+from stt2v.kernels.geglu import geglu, geglu_reference
 from stt2v.kernels.group_norm import apply_factors, group_factors, group_norm_reference
 
 Function = Callable[..., Any]
 
 CALLS = 20
-TILINGS = (
-    Tiling(128, 64, 64, 4, 3),
-    Tiling(128, 64, 64, 4, 4),
-    Tiling(128, 128, 64, 8, 3),
-    Tiling(128, 128, 64, 8, 4),
-    Tiling(256, 64, 64, 8, 3),
-)
 
 
 @dataclass(frozen=True)
@@ -126,6 +120,8 @@ def cases(device: str) -> Iterator[Case]:
         pixels, frames = height * width, 25
         yield norm(make, "space", 2 * frames, channels, height, width)
         yield norm(make, "frames", 2, channels, frames, pixels)
+        yield taps(make, "space", 2 * frames, channels, height, width, (3, 3))
+        yield taps(make, "frames", 2, channels, frames, pixels, (3, 1))
         tokens = 2 * frames * pixels
         yield gates(make, tokens, channels)
         heads = channels // 64
@@ -152,13 +148,35 @@ def norm(make: Function, kind: str, batch: int, channels: int, height: int, widt
     return Case("group_norm_silu", size, {"": function}, reference, (x, weight, bias), 0, 3 * x.nbytes)
 
 
+def taps(make: Function, kind: str, batch: int, channels: int, height: int, width: int, size: tuple[int, int]) -> Case:
+    """A convolution, in FP8 too, on maps that its producer has quantised."""
+    x = make(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
+    weight = make(channels, channels, *size).contiguous(memory_format=torch.channels_last) / (channels * size[0]) ** 0.5
+    bias = make(channels)
+    rows, scale = quantised_rows(weight.flatten(1))
+    x_scale = x.abs().max().float() / LARGEST
+    maps = (x.float() / x_scale).to(TYPE)
+    narrow = rows.reshape(weight.shape).contiguous(memory_format=torch.channels_last)
+    factors = scale.flatten() * x_scale
+    functions: dict[str, Function] = {
+        "": convolution,
+        "fp8": lambda x, weight, bias: convolution(maps, narrow, bias, factors),
+    }
+    operations = 2.0 * x.numel() * channels * size[0] * size[1]
+    shape, moved = f"{kind} {list(x.shape)}", 2 * x.nbytes + weight.nbytes
+    return Case("convolution", shape, functions, convolution_reference, (x, weight, bias), operations, moved)
+
+
 def gates(make: Function, tokens: int, channels: int) -> Case:
-    """The first layer of a feed-forward block, by every tiling."""
+    """The first layer of a feed-forward block, in FP8 too, on rows that its producer has quantised."""
     inner = 4 * channels
     x, weight, bias = make(tokens, channels), make(2 * inner, channels) / channels**0.5, make(2 * inner)
-    functions: dict[str, Function] = {"": geglu}
-    if x.is_cuda:
-        functions |= {str(astuple(tiling)): functools.partial(tiled_geglu, tiling=tiling) for tiling in TILINGS}
+    (rows, x_scale), (narrow, scale) = quantised_rows(x), quantised_rows(weight)
+    scale = scale.T.contiguous()
+    functions: dict[str, Function] = {
+        "": geglu,
+        "fp8": lambda x, weight, bias: geglu(rows, narrow, bias, x_scale, scale),
+    }
     moved = x.nbytes + weight.nbytes + tokens * inner * x.element_size()
     operations = 4.0 * tokens * channels * inner
     return Case("geglu", f"{tokens}x{channels}", functions, geglu_reference, (x, weight, bias), operations, moved)

@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 HALVES = ("x", "weight", "bias", "out", "q", "k", "v")
@@ -17,28 +19,53 @@ def test_compile_for_hopper() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-P", __file__], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["_moments", "_merge", "_attend", "_geglu"]
+    assert done.stdout.split() == ["_moments", "_merge", "_attend", *["_geglu", "_convolve"] * 2]
 
 
 def compile_all() -> None:
     """Compile each and look at its code; what was compiled goes to stdout."""
-    from stt2v.kernels import attention, geglu, group_norm
+    from stt2v.kernels import attention, group_norm
 
     check(group_norm._moments, {"ROWS": 128, "CHANNELS": 64, "TILES": 8}, 4)
     check(group_norm._merge, {"PER_SPLIT": 1024, "WIDTH": 16, "CHUNK": 32}, 4)
     check(attention._attend, {"LENGTH": 32, "KEYS": 32, "WIDTH": 64}, 2, "mma.sync")
-    check(geglu._geglu, {"ROWS": 128, "COLUMNS": 64, "DEPTH": 64, "GROUP": 8}, 4, "wgmma.mma_async")
+    check_tiled("fp16", "fp16", 64, {"scale": None, "x_scale": None}, {})
+    check_tiled("fp8e4nv", "bf16", 128, {}, {"scale": "*fp32", "x_scale": "*fp32"})
 
 
-def check(function: Any, constants: dict[str, int], warps: int, instruction: str = "") -> None:
+def check_tiled(narrow: str, wide: str, depth: int, none: dict[str, None], scales: dict[str, str]) -> None:
+    """The kernels that go by the copy engine's tiles, from one type to another."""
+    from stt2v.kernels import geglu, implicit_gemm
+
+    tiles = {"x": f"{narrow}[128, {depth}]", "weight": f"{narrow}[64, {depth}]", "out": f"{wide}[128, 64]"}
+    kinds = {name: f"tensordesc<{tile}>" for name, tile in tiles.items()} | scales
+    constants = {"ROWS": 128, "COLUMNS": 64, "DEPTH": depth, "GROUP": 8}
+    check(geglu._geglu, constants | none, 4, "wgmma.mma_async", kinds)
+    box = "1, 2, 128"
+    tiles = {"x": f"{narrow}[{box}, {depth}]", "weight": f"{narrow}[128, {depth}]", "out": f"{wide}[{box}, 128]"}
+    kinds = {name: f"tensordesc<{tile}>" for name, tile in tiles.items()} | scales
+    constants = {"FRAMES": 1, "HEIGHT": 2, "WIDTH": 128, "TALL": 3, "WIDE": 3, "COLUMNS": 128, "DEPTH": depth}
+    check(implicit_gemm._convolve, constants | none, 8, "wgmma.mma_async", kinds)
+
+
+def check(
+    function: Any,
+    constants: Mapping[str, int | None],
+    warps: int,
+    instruction: str = "",
+    own: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     kinds = dict.fromkeys(HALVES, "*fp16") | dict.fromkeys(FLOATS, "*fp32") | {"eps": "fp32", "scale": "fp32"}
+    kinds |= own
     signature = {name: "constexpr" if name in constants else kinds.get(name, "i32") for name in function.arg_names}
-    whole = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind != "constexpr"}
-    source = ASTSource(function, signature, constexprs=constants, attrs=whole)
+    aligned = (i for i, kind in enumerate(signature.values()) if kind != "constexpr" and "desc" not in kind)
+    whole = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    known = {name: value for name, value in constants.items() if name in signature}
+    source = ASTSource(function, signature, constexprs=known, attrs=whole)
     kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
     assert instruction in kernel.asm["ptx"]
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -1,12 +1,13 @@
 """Every kernel beside its reference in float64, on random inputs: on a GPU, or in Triton's interpreter."""
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from stt2v.kernels import attention, attention_gradient, fp8, geglu, group_norm
+from stt2v.kernels import attention, attention_gradient, convolution, fp8, geglu, group_norm, implicit_gemm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TYPES = {torch.float32: 1e-6, torch.float16: 1e-3}  # allowed rel; half precision rounds once, to 11 bits
@@ -59,6 +60,34 @@ def test_fp8_product_is_as_far_off_as_its_format() -> None:
     actual = fp8.fp8_product(x8, weight8, x_scale, weight_scale.T.contiguous())
     assert rel(actual, torch.nn.functional.linear, x, weight) < 0.05  # 3 bits of mantissa: up to 1/16 a factor
     assert float(fp8.quantised_rows(torch.zeros(1, 16))[1]) > 0
+
+
+@pytest.mark.parametrize("dtype", [*TYPES, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    ("shape", "columns", "taps"), [((3, 48, 5, 20), 80, (3, 3)), ((2, 32, 9, 33), 64, (3, 1))], ids=["space", "frames"]
+)
+def test_convolution(shape: tuple[int, ...], columns: int, taps: tuple[int, int], dtype: torch.dtype) -> None:
+    x = random(*shape, dtype=torch.float32).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = (random(columns, shape[1], *taps, dtype=torch.float32, seed=1) / 20).to(dtype)
+    scale, bias = (random(columns, dtype=torch.float32, seed=seed) for seed in (2, 3))
+    actual = implicit_gemm.tiled_convolution(x, weight, bias, scale, implicit_gemm.Tiling(64, 64, 64, 4, 2))
+    allowed = 2e-3 if x.is_cuda and dtype == torch.float8_e4m3fn else 1e-6  # sums of FP8 are narrower there
+    assert rel(actual, convolution.convolution_reference, x, weight, bias, scale) < allowed
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", [(50, 72, 128), (50, 18, 32), (76, 90, 160), (2, 25, 9216), (2, 38, 14400)], ids=str)
+def test_boxes_leave_little_over(shape: tuple[int, ...]) -> None:
+    covered = 256 * math.prod(implicit_gemm.tiles(shape, implicit_gemm.box(shape, 256)))
+    assert covered <= 1.05 * math.prod(shape)
+
+
+def test_geglu_in_fp8() -> None:
+    x, weight = random(70, 80, dtype=torch.float32), random(144, 80, dtype=torch.float32, seed=1) / 9
+    (x8, x_scale), (weight8, scale) = map(fp8.quantised_rows, (x, weight))
+    arguments = x8, weight8, random(144, dtype=torch.float32, seed=2), x_scale, scale.T.contiguous()
+    actual = geglu.tiled_geglu(*arguments, geglu.Tiling(64, 32, 64, 4, 2))
+    assert rel(actual, geglu.geglu_reference, *arguments) < (2e-3 if actual.is_cuda else 1e-6)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(16, 16), (16, 8)])
