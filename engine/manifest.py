@@ -41,7 +41,8 @@ class EngineEntry:
     `backend`, `target` and `precision` are the set's, unless this engine had to fall back to others.
     `graph_hash` is of the structure alone and `weights_hash` of the numbers alone. `activation_bytes` is the most that
     tensors between operations take at once, without a kernel's scratch unless the backend counts it in; `seconds` is
-    how long it took to compile. `notes` are further figures of the backend's own.
+    how long it took to compile. `notes` are further figures of the backend's own. `kept` are the
+    weights that stay in half precision in an engine of precision fp8, because it would be too far off otherwise.
     """
 
     spec: EngineSpec
@@ -55,11 +56,13 @@ class EngineEntry:
     activation_bytes: int
     seconds: float
     notes: Mapping[str, int] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
-        if not self.notes:
-            del data["notes"]
+        for name in ("notes", "kept"):
+            if not data[name]:
+                del data[name]
         return data
 
     @classmethod

@@ -15,12 +15,13 @@ from stt2v.export.capture import Program
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came of one program: its file, relative to the set, what it costs in bytes, and notes for the manifest."""
+    """What came of one program: its file, relative to the set, what it costs in bytes, and more for the manifest."""
 
     file: str
     weight_bytes: int
     activation_bytes: int
     notes: Mapping[str, int] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
 
 Finish = Callable[[], Compiled]
@@ -45,10 +46,11 @@ class Compile(Protocol):
 class Compiler(Protocol):
     """Makes engine files of one kind, in the first of its precisions by default.
 
-    `joins_targets`: one engine can be for several of its targets.
+    `joins_targets`: one engine can be for several of its targets. `fp8_targets`: those that compute in FP8.
     """
 
     targets: tuple[str, ...]
+    fp8_targets: tuple[str, ...]
     precisions: tuple[str, ...]
     joins_targets: bool
 
@@ -96,4 +98,8 @@ def find_compiler(backend: str, target: str, precision: str) -> Compiler:
     for word, value, known in (*asked, ("precision", precision, compiler.precisions)):
         if value not in known:
             raise UsageError(f"{word} {value!r} cannot be built for {backend}; choose one of {', '.join(known)}")
+    lacking = [part for part in targets if part not in compiler.fp8_targets]
+    if precision == "fp8" and lacking:
+        able = ", ".join(compiler.fp8_targets)
+        raise UsageError(f"target {lacking[0]!r} has no FP8; choose of {able}, or another precision")
     return compiler

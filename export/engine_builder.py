@@ -63,6 +63,7 @@ class EngineBuilder:
                 compiled.activation_bytes,
                 round(time.monotonic() - start, 3),
                 compiled.notes,
+                compiled.kept,
             )
 
         return finished

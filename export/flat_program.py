@@ -1,5 +1,6 @@
 """A captured program as one function of its weights and inputs, as PyTorch's compiler wants it."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,14 +24,14 @@ class FlatProgram:
 
 
 def flatten(exported: ExportedProgram) -> FlatProgram:
-    """`exported` without checks of its own and dropout; maps lie channels-last, as convolutions want them."""
+    """A copy of `exported` without its own checks and dropout; maps lie channels-last, as convolutions want them."""
     stored = {**exported.state_dict, **exported.constants}
     weights = {
         spec.arg.name: laid_out(stored[spec.target].detach())
         for spec in exported.graph_signature.input_specs
         if spec.kind != InputKind.USER_INPUT and spec.target
     }
-    module = fx.GraphModule(exported.graph_module, exported.graph_module.graph)
+    module = fx.GraphModule(exported.graph_module, copy.deepcopy(exported.graph_module.graph))
     for node in list(module.graph.nodes):
         if node.target == aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)

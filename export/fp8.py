@@ -1,65 +1,128 @@
-"""FP8 (e4m3) for the linear layers of a captured program, as Hopper's scaled products take them.
+"""FP8 (e4m3) for the linear layers and convolutions of a captured program, as Hopper takes them.
 
-Weights have one scale an output channel, worked out here; activations have one a row, worked out as the program runs,
-so nothing needs calibration (FP8 formats for deep learning, Micikevicius et al. 2022).
+Weights have one scale an output channel, worked out here. The rows that a linear layer sees have one each, worked out
+as the program runs. A map has one: behind a norm it is known beforehand, because e4m3 has as many bits for small values
+as for large ones and only needs to hold the largest; other maps are looked at as the program runs. So nothing needs
+calibration (FP8 formats for deep learning, Micikevicius et al. 2022).
 """
 
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from stt2v.export.flat_program import FlatProgram
-from stt2v.kernels.fp8 import LARGEST, PRODUCT, SMALLEST_SCALE, TYPE, quantised_rows
+from stt2v.export.flat_program import FlatProgram, laid_out
+from stt2v.kernels import convolution, fp8
+from stt2v.kernels.fp8 import LARGEST, SMALLEST_SCALE, TYPE, quantised_rows
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
-FEWEST_ROWS, FEWEST_WEIGHTS = 512, 1 << 20  # below, quantising costs more than it saves
-GRANULE = 16  # rows and columns of a product in FP8 come in multiples
+LINEAR, CONVOLUTION = aten.linear.default, aten.conv2d.default
+KINDS = MappingProxyType({LINEAR: "fp8_linears", CONVOLUTION: "fp8_convolutions"})
+FEWEST = MappingProxyType({LINEAR: 1 << 20, CONVOLUTION: 1 << 18})
+"""Weights of a layer; below, quantising its input costs more than it saves, if it is not done by what comes before."""
+FEWEST_ROWS = 512  # or pixels
+GRANULE = 16  # channels in and out come in multiples
+SPREAD = 64.0  # standard deviations, within which nearly every value behind a norm lies; it is cut off there
 
 
-def quantise(program: FlatProgram, fewest: int = FEWEST_WEIGHTS) -> tuple[FlatProgram, int]:
-    """`program` with its linear layers of `fewest` weights and more in FP8, and how many there are."""
-    weights = dict(program.weights)
-    count = 0
-    for node in list(program.module.graph.find_nodes(op="call_function", target=aten.linear.default)):
-        if not _worthwhile(node, weights, fewest):
-            continue
+def quantise(
+    program: FlatProgram, keep: Collection[str] = (), fewest: Mapping[Any, int] = FEWEST
+) -> tuple[FlatProgram, Mapping[str, int]]:
+    """`program` with its large layers in FP8, but for those whose weights `keep` names, and how many there are."""
+    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    counts = dict.fromkeys(KINDS.values(), 0)
+    for node in [*worthwhile(module.graph, weights, fewest)]:
         place = node.args[1]
-        weights[place.name], scale = quantised_rows(weights[place.name])
+        if place.name in keep:
+            continue
+        weight = weights[place.name]
+        rows, scale = quantised_rows(weight.flatten(1))
+        weights[place.name] = laid_out(rows.reshape(weight.shape))
         with node.graph.inserting_after(place):
             scales = node.graph.placeholder(f"{place.name}_scale")
-        weights[scales.name] = scale.reshape(1, -1)
+        weights[scales.name] = scale.flatten()
         with node.graph.inserting_before(node):
-            product = _product(node, place, scales)
-        product.meta["val"] = node.meta["val"]
-        node.replace_all_uses_with(product)
+            result = _product(node, scales) if node.target == LINEAR else _convolution(node, scales, weights)
+        result.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(result)
         node.graph.erase_node(node)
-        count += 1
-    program.module.recompile()
-    names = [node.name for node in program.module.graph.find_nodes(op="placeholder")]
-    return FlatProgram(program.module, {name: weights[name] for name in names if name in weights}), count
+        counts[KINDS[node.target]] += 1
+    module.recompile()
+    names = [node.name for node in module.graph.find_nodes(op="placeholder")]
+    return FlatProgram(module, {name: weights[name] for name in names if name in weights}), counts
 
 
-def _worthwhile(node: Node, weights: dict[str, Tensor], fewest: int) -> bool:
-    x, weight = node.args[0].meta["val"], node.args[1]
-    if weight.name not in weights or len(weight.users) > 1:
+def layers(program: FlatProgram, fewest: Mapping[Any, int] = FEWEST) -> list[str]:
+    """The weights of the layers that `quantise` takes."""
+    return [node.args[1].name for node in worthwhile(program.module.graph, program.weights, fewest)]
+
+
+def worthwhile(graph: fx.Graph, weights: Mapping[str, Tensor], fewest: Mapping[Any, int]) -> Iterator[Node]:
+    """The layers that gain by FP8: operations of `fewest` with weights of their own, large enough."""
+    for node in graph.nodes:
+        if node.target not in fewest or node.args[1].name not in weights or len(node.args[1].users) > 1:
+            continue
+        x, shape = node.args[0].meta["val"], weights[node.args[1].name].shape
+        rows = x.numel() // shape[1]
+        if rows < FEWEST_ROWS or shape.numel() < fewest[node.target] or shape[0] % GRANULE or shape[1] % GRANULE:
+            continue
+        if node.target == LINEAR or _keeps_size(node, shape[2:]):
+            yield node
+
+
+def _keeps_size(node: Node, taps: tuple[int, ...]) -> bool:
+    """Whether a convolution gives maps of the size that it gets, has more than one tap, and a bias."""
+    if len(node.args) != 5:
         return False
-    rows, shape = x.numel() // x.shape[-1], weights[weight.name].shape
-    return rows >= FEWEST_ROWS and shape.numel() >= fewest and not any(size % GRANULE for size in shape)
+    _, _, bias, stride, padding = node.args
+    padded = padding == [tap // 2 for tap in taps] and all(tap % 2 for tap in taps)
+    return bias is not None and {*stride} == {1} and padded
 
 
-def _product(node: Node, weight: Node, scales: Node) -> Node:
-    """The layer of `node` with a weight in FP8. Written out, so that the compiler fuses what quantises its input."""
+def _product(node: Node, scales: Node) -> Node:
+    """A linear layer with its weight in FP8. Written out, so that the compiler fuses what quantises its input."""
     call = node.graph.call_function
-    x, _, *bias = node.args
+    x, weight, *bias = node.args
     value, result = x.meta["val"], node.meta["val"]
     wide = call(aten.to.dtype, (call(aten.reshape.default, (x, [-1, value.shape[-1]])), torch.float32))
-    most = call(aten.amax.default, (call(aten.abs.default, (wide,)), [-1], True))
-    scale = call(aten.clamp_min.default, (call(aten.mul.Tensor, (most, 1 / LARGEST)), SMALLEST_SCALE))
+    scale = _scale(call, wide, [-1], True)
     rows = call(aten.to.dtype, (call(aten.div.Tensor, (wide, scale)), TYPE))
-    product = call(PRODUCT, (rows, weight, scale, scales))
+    product = call(fp8.PRODUCT, (rows, weight, scale, call(aten.reshape.default, (scales, [1, -1]))))
     out = call(aten.reshape.default, (product, list(result.shape)))
     if bias and bias[0] is not None:
         out = call(aten.add.Tensor, (out, bias[0]))
     return out if result.dtype == torch.bfloat16 else call(aten.to.dtype, (out, result.dtype))
+
+
+def _convolution(node: Node, scales: Node, weights: Mapping[str, Tensor]) -> Node:
+    """A convolution with its weight in FP8."""
+    call = node.graph.call_function
+    x, weight, bias, *_ = node.args
+    wide = call(aten.to.dtype, (x, torch.float32))
+    largest = _largest(x, weights)
+    scale = _scale(call, wide, [0, 1, 2, 3], False) if largest is None else largest / LARGEST
+    maps = call(aten.clamp.default, (call(aten.div.Tensor, (wide, scale)), -LARGEST, LARGEST))
+    factors = call(aten.mul.Tensor, (scales, scale))
+    return call(convolution.OP, (call(aten.to.dtype, (maps, TYPE)), weight, bias, factors))
+
+
+def _scale(call: Any, wide: Node, axes: list[int], keep: bool) -> Node:
+    """What values are to be divided by so that the largest along `axes` is the largest that there is in FP8."""
+    most = call(aten.amax.default, (call(aten.abs.default, (wide,)), axes, keep))
+    return call(aten.clamp_min.default, (call(aten.mul.Tensor, (most, 1 / LARGEST)), SMALLEST_SCALE))
+
+
+def _largest(x: Node, weights: Mapping[str, Tensor]) -> float | None:
+    """What hardly any value of `x` exceeds, where it comes from a GroupNorm and SiLU."""
+    for operation in (aten.silu.default, aten.group_norm.default):
+        while x.target == aten.reshape.default:
+            x = x.args[0]
+        if x.target != operation:
+            return None
+        norm, x = x, x.args[0]
+    gain, shift = (weights[place.name].float().abs().max().item() for place in norm.args[2:4])
+    return max(SPREAD * gain + shift, SMALLEST_SCALE)

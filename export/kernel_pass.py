@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.kernels import attention, geglu, group_norm
+from stt2v.kernels import attention, convolution, fp8, geglu, group_norm
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -34,47 +34,22 @@ def put_kernels(module: fx.GraphModule) -> dict[str, int]:
 
 
 def norms(node: Node) -> Node | None:
-    """GroupNorm over maps, or over all frames of a clip, as factors and one multiplication and addition."""
+    """GroupNorm over maps as factors and one multiplication and addition."""
     x, groups, weight, bias, eps, *_ = node.args
     value = _value(x)
-    if value.ndim not in (4, 5) or weight is None or bias is None:
+    if value.ndim != 4 or weight is None or bias is None:
         return None
     call = node.graph.call_function
-    factors = call(group_norm.OP, (_as_maps(x), weight, bias, groups, eps))
-    shape = [*value.shape[:2], *[1] * (value.ndim - 2)]
+    factors = call(group_norm.OP, (x, weight, bias, groups, eps))
+    shape = [*value.shape[:2], 1, 1]
     scale, shift = (call(aten.reshape.default, (call(operator.getitem, (factors, i)), shape)) for i in (0, 1))
     wide = call(aten.to.dtype, (x, torch.float32))
     sum_ = call(aten.add.Tensor, (call(aten.mul.Tensor, (wide, scale)), shift))
     return call(aten.to.dtype, (sum_, value.dtype))
 
 
-def temporal_convolutions(node: Node) -> Node | None:
-    """A convolution over frames alone as one over maps of frames by pixels, which stay channels-last.
-
-    For one over volumes cuDNN puts every tensor into another order and back.
-    """
-    x, weight, bias, *given = node.args
-    defaults: list[Any] = [[1, 1, 1], [0, 0, 0], [1, 1, 1], 1]
-    stride, padding, dilation, groups = given + defaults[len(given) :]
-    over_frames = list(_value(weight).shape[3:]) == [1, 1] and list(padding[1:]) == [0, 0]
-    if not over_frames or {*stride, *dilation, groups} != {1}:
-        return None
-    call = node.graph.call_function
-    kernel = call(aten.reshape.default, (weight, [*_value(weight).shape[:3], 1]))
-    maps = call(aten.conv2d.default, (_as_maps(x), kernel, bias, [1, 1], [padding[0], 0]))
-    return call(aten.reshape.default, (maps, list(_value(node).shape)))
-
-
-def _as_maps(x: Node) -> Node:
-    """[N, C, H, W] as it is, [N, C, F, H, W] as maps of frames by pixels: [N, C, F, H * W]."""
-    shape = _value(x).shape
-    if len(shape) == 4:
-        return x
-    return x.graph.call_function(aten.reshape.default, (x, [*shape[:3], shape[3] * shape[4]]))
-
-
 def gates(node: Node) -> Node | None:
-    """linear -> chunk -> kept * gelu(gate) as one kernel; `node` is the product."""
+    """linear, in FP8 or not -> chunk -> kept * gelu(gate) as one kernel; `node` is the product."""
     kept, gelu = node.args
     if not _calls(gelu, aten.gelu.default) or gelu.kwargs:
         return None
@@ -84,12 +59,38 @@ def gates(node: Node) -> Node | None:
     chunk = gate.args[0]
     if chunk is not kept.args[0] or (kept.args[1], gate.args[1]) != (0, 1) or not _calls(chunk, aten.chunk.default):
         return None
-    linear, parts, *axis = chunk.args
-    if not _calls(linear, aten.linear.default) or parts != 2 or axis not in ([-1], [_value(linear).ndim - 1]):
+    layer, parts, *axis = chunk.args
+    if parts != 2 or axis not in ([-1], [_value(layer).ndim - 1]) or len(layer.users) > 1:
         return None
-    if len(linear.args) < 3 or len(linear.users) > 1:
+    arguments = _layer_arguments(layer)
+    if arguments is None:
         return None
-    return node.graph.call_function(geglu.OP, linear.args)
+    call = node.graph.call_function
+    return call(aten.reshape.default, (call(geglu.OP, arguments), list(_value(node).shape)))
+
+
+def _layer_arguments(node: Node) -> tuple[Any, ...] | None:
+    """What a linear layer with a bias is called with; of one in FP8 (`export/fp8.py`), its scales too."""
+    if _calls(node, aten.linear.default) and len(node.args) == 3:
+        return tuple(node.args)
+    if _calls(node, aten.add.Tensor) and _calls(node.args[0], aten.reshape.default):
+        product, bias = node.args[0].args[0], node.args[1]
+        if _calls(product, fp8.PRODUCT):
+            x, weight, x_scale, scale = product.args
+            return (x, weight, bias, x_scale, scale)
+    return None
+
+
+def convolutions(node: Node) -> Node | None:
+    """Convolutions over frames by our kernel: cuDNN's are slow where they see one pixel at a time."""
+    if len(node.args) != 5 or _value(node).dtype == torch.float32:
+        return None
+    x, weight, bias, stride, padding = node.args
+    columns, channels, tall, wide = _value(weight).shape
+    odd = columns % convolution.GRANULE or channels % convolution.GRANULE
+    if bias is None or stride != [1, 1] or (wide, padding) != (1, [tall // 2, 0]) or tall % 2 == 0 or odd:
+        return None
+    return node.graph.call_function(convolution.OP, (x, weight, bias))
 
 
 def attentions(node: Node) -> Node | None:
@@ -108,8 +109,8 @@ def attentions(node: Node) -> Node | None:
 
 REWRITES: Mapping[Any, Rewrite] = {
     aten.group_norm.default: norms,
-    aten.conv3d.default: temporal_convolutions,
     aten.mul.Tensor: gates,
+    aten.conv2d.default: convolutions,
     aten.scaled_dot_product_attention.default: attentions,
 }
 

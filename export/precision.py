@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from stt2v.engine.errors import UsageError
 from stt2v.export.graph import Graph
-from stt2v.export.step import Half, Step, Update
+from stt2v.export.step import Half, SingleStep, Step, Update
 
 TYPES = MappingProxyType({"fp32": torch.float32, "fp16": torch.float16, "fp8": torch.bfloat16})
-"""Precision -> the type of weights and of what flows between layers; in fp8 some products are narrower inside."""
+"""Precision -> the type of weights and of what flows between layers; in fp8 most products are narrower inside."""
 
 
 def in_precision(graph: Graph, precision: str) -> Graph:
@@ -22,13 +22,18 @@ def in_precision(graph: Graph, precision: str) -> Graph:
 
     In a step only the network changes: preconditioning, guidance and the solver's update stay in float32, because
     errors there add up over the steps. So do single numbers such as time steps and frame rates, which networks make
-    sinusoids of before they cast. Raises UsageError for an unknown precision.
+    sinusoids of before they cast. In fp8 the graphs that are no steps are in fp16: they run once, and their errors
+    show as they are. Raises UsageError for an unknown precision.
     """
     if precision not in TYPES:
         raise UsageError(f"precision {precision!r} cannot be captured; choose one of {', '.join(TYPES)}")
     if precision == "fp32" or isinstance(graph.module, Update):
         return graph
-    dtype = TYPES[precision]
+    return in_type(graph, TYPES[precision if isinstance(graph.module, Step | SingleStep | Half) else "fp16"])
+
+
+def in_type(graph: Graph, dtype: torch.dtype) -> Graph:
+    """`graph` with its network, which takes and gives what it did, in `dtype`."""
     narrowed = _narrowed(graph.module, dtype)
     if not graph.casts:
         network = narrowed.network if isinstance(narrowed, Step | Half) else narrowed

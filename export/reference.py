@@ -1,7 +1,7 @@
 """The reference of a graph: what its torch module gives in float32, or in the nearest to it that memory allows."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stt2v.engine.backends.base import Value
 from stt2v.engine.errors import ExportError
@@ -26,12 +26,17 @@ Inputs = dict[str, npt.NDArray[Any]]
 
 
 def seeded_inputs(graph: Graph, seed: int = 0) -> Inputs:
-    """Inputs for `graph`. Integers and booleans mean something (tokens, indices), so their examples are kept."""
+    """Inputs for `graph`."""
+    return drawn_like(graph.inputs, seed)
+
+
+def drawn_like(examples: Mapping[str, Tensor], seed: int = 0) -> Inputs:
+    """Inputs for a graph that takes such. Integers and booleans mean something (tokens, indices), so they are kept."""
     return {
         name: drawn_input(tensor_spec(name, example), seed)
         if example.is_floating_point()
         else example.detach().cpu().numpy()
-        for name, example in graph.inputs.items()
+        for name, example in examples.items()
     }
 
 

@@ -8,7 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ from stt2v.engine.errors import ExportError
 from stt2v.engine.manifest import EngineEntry
 from stt2v.export.capture import Program
 from stt2v.export.compilers import Compiled, Finish
+from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import FlatProgram, flatten
 from stt2v.export.fp8 import quantise
 from stt2v.export.inductor_builder import REPORT, Job, Layout
+from stt2v.export.reference import drawn_like
+from stt2v.export.sensitivity import is_for_fp8, sensitive_layers
 from stt2v.export.weight_file import WeightFile
 
 KEPT = (".so", ".cubin", ".json", ".ptx")  # files of the compiler's cache that loading looks for
@@ -41,6 +44,7 @@ class InductorCompiler:
     """Compiles for this machine: host code is for its processor, device code for its card."""
 
     targets = DEVICES
+    fp8_targets = ("cuda",)
     precisions = ("fp32", "fp16", "fp8")
     joins_targets = False
 
@@ -73,7 +77,7 @@ class InductorCompile:
 
     def __call__(self, program: Program) -> Finish:
         name = program.spec.name
-        flat, counts = lower(program.exported, self.target)
+        flat, counts, kept = lower(program.exported, self.target)
         job = _Job(name, self.directory, bool(counts), activation_bytes(flat))
         inputs = [torch.empty(t.shape, dtype=getattr(torch, t.dtype), device="meta") for t in program.spec.inputs]
         layouts = tuple(Layout.of(tensor, self.target) for tensor in (*flat.weights.values(), *inputs))
@@ -85,7 +89,7 @@ class InductorCompile:
         del flat
         if self.target == "cuda":
             torch.cuda.empty_cache()  # others of this build need the memory
-        return lambda: job.build(rows, size, counts)
+        return lambda: replace(job.build(rows, size, counts), kept=kept)
 
     def adopt(self, source: Path, entry: EngineEntry) -> None:
         """Its weights are found again or placed anew, so that nothing is kept that no engine uses."""
@@ -159,24 +163,27 @@ class _Job:
                     file.write(path, path.relative_to(cache))
 
 
-def lower(exported: ExportedProgram, target: str) -> tuple[FlatProgram, Mapping[str, int]]:
-    """`exported` as it is to be compiled, on its device, and how often each rewrite was made.
-
-    A program in bfloat16 is one in precision fp8 (see `export/precision.py`).
-    """
+def lower(exported: ExportedProgram, target: str) -> tuple[FlatProgram, Mapping[str, int], tuple[str, ...]]:
+    """`exported` as it is to be compiled, on its device; how often each rewrite was made; what stays out of FP8."""
+    inputs = drawn_like(exported.example_inputs[1])
     if target == "cuda":
         from torch.export.passes import move_to_device_pass
 
         exported = move_to_device_pass(exported, target)
-    program = flatten(exported)
+    program = flat_maps(flatten(exported))
     counts: dict[str, int] = {}
-    if any(weight.dtype == torch.bfloat16 for weight in program.weights.values()):
-        program, counts["fp8_linears"] = quantise(program)
+    kept: tuple[str, ...] = ()
+    if is_for_fp8(program):
+        tensors = [torch.from_numpy(array).to(target) for array in inputs.values()]
+        kept = sensitive_layers(program, tensors)
+        program, found = quantise(program, kept)
+        counts |= found
     if target == "cuda":
         from stt2v.export.kernel_pass import put_kernels  # needs Triton, which comes with PyTorch for CUDA only
 
+        torch.cuda.empty_cache()  # of what was tried
         counts |= put_kernels(program.module)
-    return program, counts
+    return program, counts, kept
 
 
 def activation_bytes(program: FlatProgram) -> int:

@@ -22,6 +22,7 @@ class OrtCompiler:
     """Writes ONNX files and `weights.bin`."""
 
     targets = tuple(PROVIDERS)
+    fp8_targets = ()
     precisions = ("fp32", "fp16")
     joins_targets = False
 

@@ -19,6 +19,7 @@ class TrtCompiler:
     """One strongly typed engine a graph, the weights inside, each built by a process of its own."""
 
     targets = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120")
+    fp8_targets = ()
     precisions = ("fp16", "fp32")
     joins_targets = False
 

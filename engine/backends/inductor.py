@@ -38,7 +38,7 @@ from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DEVICES = ("cpu", "cuda")
 ARTIFACT = "artifact"
-KERNELS = ("attention", "fp8", "geglu", "group_norm")
+KERNELS = ("attention", "convolution", "fp8", "geglu", "group_norm")
 
 
 class TorchValue(DeviceValue):

@@ -6,22 +6,25 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.utils._ordered_set import OrderedSet
 from triton import knobs
 
 from stt2v.engine.models import find_model
 from stt2v.export.capture import exported_from_graph
+from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import flatten
-from stt2v.export.fp8 import quantise
+from stt2v.export.fp8 import KINDS, layers, quantise
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.inductor_builder import maps_apart_from_tokens
 from stt2v.export.kernel_pass import put_kernels
-from stt2v.export.precision import in_precision
+from stt2v.export.precision import TYPES, in_type
 from stt2v.export.recipes import recipe_for
 from stt2v.export.reference import seeded_inputs
+from stt2v.export.sensitivity import sensitive_layers
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +40,9 @@ def tiny() -> Mapping[str, GraphMaker]:
 
 def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
     """The outputs of what would be compiled for a GPU, and how often each rewrite was made."""
-    program, counts = flatten(exported_from_graph(in_precision(graph, precision))), dict[str, int]()
+    program, counts = flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision])))), dict[str, int]()
     if precision == "fp8":
-        program, counts["fp8_linears"] = quantise(program, fewest=1)
+        program, counts = quantise(program, fewest=dict.fromkeys(KINDS, 1))
     counts |= put_kernels(program.module)
     inputs = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
     with torch.no_grad():
@@ -57,10 +60,12 @@ def worst(graph: Graph, actual: list[Tensor]) -> float:
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        # Attention over pixels is left to fp16.
-        ("half", {"norms": 60, "temporal_convolutions": 0, "gates": 18, "attentions": 13}),
-        ("enhance_8_half", {"norms": 58, "temporal_convolutions": 32, "gates": 9, "attentions": 0}),
-        ("vae_decode_1", {"norms": 41, "temporal_convolutions": 0, "gates": 0, "attentions": 0}),
+        (
+            "half",
+            {"norms": 60, "gates": 18, "convolutions": 0, "attentions": 13},
+        ),  # attention over pixels and convolutions are left to fp16
+        ("vae_decode_1", {"norms": 41, "gates": 0, "convolutions": 0, "attentions": 0}),
+        ("enhance_8_half", {"norms": 58, "gates": 9, "convolutions": 0, "attentions": 0}),
     ],
 )
 def test_kernels_change_nothing(tiny: Mapping[str, GraphMaker], name: str, counts: Mapping[str, int]) -> None:
@@ -70,12 +75,72 @@ def test_kernels_change_nothing(tiny: Mapping[str, GraphMaker], name: str, count
     assert worst(graph, actual) < 1e-5
 
 
-def test_fp8_takes_large_linears_only(tiny: Mapping[str, GraphMaker]) -> None:
-    graph = tiny["half"]()
+class Block(nn.Module):
+    """x: [B, C, F, P] -> the same: what a video network is made of, with channels enough for FP8."""
+
+    def __init__(self, channels: int = 64) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.space = nn.Conv2d(channels, channels, 3, padding=1)
+        self.frames = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
+        self.up = nn.Linear(channels, 8 * channels)
+        self.down = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.space(functional.silu(self.norm(x)))
+        x = x + self.frames(x)
+        kept, gate = self.up(x.transpose(1, 3)).chunk(2, -1)
+        return x + self.down(kept * functional.gelu(gate)).transpose(1, 3)
+
+
+def block() -> Graph:
+    torch.manual_seed(0)
+    return Graph("block", Block(), {"x": torch.zeros(2, 64, 9, 32)}, ("y",))
+
+
+def test_half_precision_takes_convolutions_over_frames() -> None:
+    graph = block()
+    actual, found = run(graph, "fp16")
+    assert found == {"norms": 1, "gates": 1, "convolutions": 1, "attentions": 0}
+    assert worst(graph, actual) < 2e-3
+
+
+def test_fp8_takes_convolutions_and_linears() -> None:
+    graph = block()
     actual, found = run(graph, "fp8")
-    assert found["attentions"] == 17
-    assert 0 < found["fp8_linears"] < 166
-    assert worst(graph, actual) < 0.2  # 0.12: toy widths average fewer errors than real ones
+    assert found == {
+        "fp8_linears": 2,
+        "fp8_convolutions": 2,
+        "norms": 1,
+        "gates": 1,
+        "convolutions": 0,
+        "attentions": 0,
+    }
+    assert 0.01 < worst(graph, actual) < 0.05
+
+
+class Sum(nn.Module):
+    """x: [N, 64] -> the same: two layers side by side, of which one gives nearly all of the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.small(x) + 30.0 * self.large(x)
+
+
+def test_layers_that_hurt_stay() -> None:
+    torch.manual_seed(0)
+    graph = Graph("sum", Sum(), {"x": torch.zeros(512, 64)}, ("y",))
+    program = flatten(exported_from_graph(in_type(graph, torch.bfloat16)))
+    inputs = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
+    every = dict.fromkeys(KINDS, 1)
+    assert sensitive_layers(program, inputs, 0.1, every) == ()
+    assert sensitive_layers(program, inputs, 0.02, every) == ("p_large_weight",)
+    assert set(sensitive_layers(program, inputs, 0.0, every)) == {"p_large_weight", "p_small_weight"}
+    assert quantise(program, ("p_large_weight",), every)[1] == {"fp8_linears": 1, "fp8_convolutions": 0}
+    assert layers(program) == []  # they are too small for it to be worth it
 
 
 def test_only_maps_are_laid_channels_last() -> None:

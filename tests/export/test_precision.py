@@ -53,3 +53,8 @@ def test_every_layer_is_in_half_precision_and_close(tiny: Mapping[str, GraphMake
     for rounded, exact in pairs:
         assert rounded.dtype == torch.float32
         assert float((rounded - exact).norm() / exact.norm()) < 5e-3
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("first_half", torch.bfloat16), ("vae_decode_1", torch.float16)])
+def test_fp8_is_for_steps(tiny: Mapping[str, GraphMaker], name: str, dtype: torch.dtype) -> None:
+    assert {weight.dtype for weight in in_precision(tiny[name](), "fp8").module.parameters()} == {dtype}

@@ -1,0 +1,50 @@
+"""Which layers stay in half precision because FP8 in them hurts: measured, one layer at a time."""
+
+import bisect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stt2v.engine.parity import LIMITS
+from stt2v.export.flat_program import FlatProgram
+from stt2v.export.fp8 import FEWEST, layers, quantise
+
+LIMIT = 0.9 * LIMITS["fp8"]  # beside a program in bfloat16, which is off itself
+
+
+def is_for_fp8(program: FlatProgram) -> bool:
+    """Whether a program is in precision fp8: then it is in bfloat16 (see `export/precision.py`)."""
+    return any(weight.dtype == torch.bfloat16 for weight in program.weights.values())
+
+
+@torch.no_grad()
+def sensitive_layers(
+    program: FlatProgram, inputs: Sequence[Tensor], limit: float = LIMIT, fewest: Mapping[Any, int] = FEWEST
+) -> tuple[str, ...]:
+    """The weights of as few layers as have to stay so that FP8 in the others moves the outputs by `limit` at most.
+
+    Where all may be in FP8 that takes two runs of the program. Else each layer is first tried in FP8 by itself, and
+    those that hurt most stay. `limit` is of rel, ||a-b|| / ||b|| of the worst output.
+    """
+    exact = _outputs(program, inputs)
+
+    def rel(keep: Sequence[str]) -> float:
+        found = _outputs(quantise(program, keep, fewest)[0], inputs)
+        return max(_rel(actual, expected) for actual, expected in zip(found, exact, strict=True))
+
+    if rel(()) <= limit:
+        return ()
+    names = layers(program, fewest)
+    alone = {name: rel([other for other in names if other != name]) for name in names}
+    worst = sorted(names, key=lambda name: -alone[name])
+    return tuple(worst[: bisect.bisect_left(range(len(worst)), True, key=lambda count: rel(worst[:count]) <= limit)])
+
+
+def _outputs(program: FlatProgram, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(program.module(*program.weights.values(), *inputs))
+
+
+def _rel(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.float() - expected.float()).norm() / expected.float().norm())
