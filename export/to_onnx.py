@@ -1,6 +1,8 @@
 """ONNX from an exported program, with the weights in a file that the engines of a set share."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -9,6 +11,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from stt2v.engine.errors import ExportError
 from stt2v.export.capture import Program
+from stt2v.export.qdq import put_qdq
 from stt2v.export.quiet import quiet
 from stt2v.export.weight_file import WeightFile
 
@@ -16,8 +19,11 @@ OPSET = 23  # from here on attention is one operation, which backends fuse
 SMALL = 1024  # bytes; shapes, axes and the like stay inside, because shape inference reads them
 
 
-def onnx_from_program(program: Program) -> ir.Model:
-    """The program in ONNX, inputs and outputs named as in its spec. Raises ExportError that names the graph."""
+def onnx_from_program(program: Program, scales: Mapping[str, float] = MappingProxyType({})) -> ir.Model:
+    """The program in ONNX, inputs and outputs named as in its spec; the layers of `scales` in FP8 (`export/qdq.py`).
+
+    Raises ExportError that names the graph.
+    """
     names = [tensor.name for tensor in program.spec.outputs]
     try:
         with quiet("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir"):
@@ -37,6 +43,7 @@ def onnx_from_program(program: Program) -> ir.Model:
         ) from exc
     if converted is None:
         raise ExportError(f"graph {program.spec.name!r}: torch.onnx returned nothing; expected a model")
+    put_qdq(converted.model, scales)
     ClearMetadataAndDocStringPass()(converted.model)  # source paths of this machine, and most of a small file
     _rename_doubles(converted.model)
     return converted.model

@@ -20,6 +20,7 @@ from stt2v.engine.errors import ExportError, UsageError
 from stt2v.engine.manifest import EngineEntry
 from stt2v.export.capture import Program
 from stt2v.export.compilers import Compiled, Finish
+from stt2v.export.qdq import fp8_scales
 from stt2v.export.to_onnx import onnx_from_program, save_onnx
 from stt2v.export.weight_file import WeightFile
 
@@ -29,15 +30,17 @@ and softmax: the heads of I2VGen-XL's image-latent encoder (4 wide), and the sin
 (512 wide; at toy width 32 or 8)."""
 
 Heads = tuple[int, int, bool]
-"""How many heads an attention has, their width, and whether it computes in half precision."""
+"""How many heads an attention has, their width, and whether it computes in float16 or bfloat16."""
 
 FIGURES = {
     "activation_bytes": r"Total Activation Memory: (\d+) bytes",
     "weight_bytes": r"Total Weights Memory: (\d+) bytes",
     "builder_bytes": r"Peak Host Memory: (\d+) bytes",
 }
+FP8 = re.compile(r"^Name: \S*, LayerType: (?:gemm|correlation), Inputs: \[ \{[^}]*Datatype: FP8", re.MULTILINE)
 FUSED = re.compile(r"^Name: \S*_mha_\S*, LayerType", re.MULTILINE)
 TROUBLE = re.compile(r"^(?:INTERNAL_ERROR|ERROR): (.*)$", re.MULTILINE)
+HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 SHOWN, LONGEST = 3, 300  # error lines in a message, letters of each
 
 
@@ -45,7 +48,8 @@ class TrtRtxCompiler:
     """One strongly typed engine a graph, the weights inside, each built by a process of its own."""
 
     targets = ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
-    precisions = ("fp16", "fp32")
+    fp8_targets = ("sm_89", "sm_120", "sm_121")
+    precisions = ("fp16", "fp32", "fp8")
     joins_targets = True
 
     def tools(self) -> dict[str, str]:
@@ -76,11 +80,20 @@ class TrtCompile:
 
     def __call__(self, program: Program) -> Finish:
         job = _Job(program.spec.name, self.library, self.directory, self.target)
-        attentions = job.translate(program)
-        return lambda: job.build(attentions)
+        contents = job.translate(program)
+        return lambda: job.build(contents)
 
     def adopt(self, source: Path, entry: EngineEntry) -> None:
         os.link(source / entry.file, self.directory / entry.file)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What an ONNX model has that its engine is held against: attentions, layers in FP8, and what stays out of it."""
+
+    attentions: list[Heads]
+    fp8_layers: int
+    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -96,16 +109,17 @@ class _Job:
     def folder(self) -> Path:
         return self.directory / f".{self.name}"
 
-    def translate(self, program: Program) -> list[Heads]:
-        """Write the program as ONNX; returns what attentions it has."""
-        model = onnx_from_program(program)
-        attentions = heads_in(model)
+    def translate(self, program: Program) -> _Contents:
+        """Write the program as ONNX."""
+        scales, kept = fp8_scales(program.exported)
+        model = onnx_from_program(program, scales)
+        contents = _Contents(heads_in(model), len(scales), kept)
         self.folder.mkdir()
         with WeightFile(self.folder / "weights.bin") as weights:
             save_onnx(model, self.folder / "model.onnx", weights)
-        return attentions
+        return contents
 
-    def build(self, attentions: list[Heads]) -> Compiled:
+    def build(self, contents: _Contents) -> Compiled:
         try:
             log = self._run_builder()
         finally:
@@ -113,7 +127,7 @@ class _Job:
         figures = {key: int(found[1]) for key, pattern in FIGURES.items() if (found := re.search(pattern, log))}
         if len(figures) < len(FIGURES):
             raise ExportError(f"graph {self.name!r}: the log of {self.library} lacks its memory figures; {_tail(log)}")
-        fused = len(FUSED.findall(log))
+        attentions, fused = contents.attentions, len(FUSED.findall(log))
         fusible = sum(half and count > 1 and width in FUSED_HEAD_WIDTHS for count, width, half in attentions)
         if self._is_rtx and fused < fusible:
             raise ExportError(
@@ -121,7 +135,9 @@ class _Job:
                 "slow and take much memory, so write them as scaled dot-product attention that it has a kernel for"
             )
         notes = {"attentions": len(attentions), "fused_attentions": fused, "builder_bytes": figures["builder_bytes"]}
-        return Compiled(self._engine.name, figures["weight_bytes"], figures["activation_bytes"], notes)
+        if contents.fp8_layers:
+            notes |= {"fp8_layers": contents.fp8_layers, "fp8_kernels": len(FP8.findall(log))}
+        return Compiled(self._engine.name, figures["weight_bytes"], figures["activation_bytes"], notes, contents.kept)
 
     @property
     def _is_rtx(self) -> bool:
@@ -152,7 +168,7 @@ def heads_in(model: ir.Model) -> list[Heads]:
     """Of every attention of an ONNX model."""
     queries = [node.inputs[0] for node in model.graph if node.op_type == "Attention"]
     shaped = [(query.shape.numpy(), query.dtype) for query in queries if query is not None and query.shape is not None]
-    return [(count, width, dtype == ir.DataType.FLOAT16) for (_, count, _, width), dtype in shaped]
+    return [(count, width, dtype in HALVES) for (_, count, _, width), dtype in shaped]
 
 
 def _tail(log: str) -> str:

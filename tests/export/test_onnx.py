@@ -1,5 +1,7 @@
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 import toys
@@ -8,8 +10,12 @@ from stt2v.engine.backends import open_backend
 from stt2v.export import to_onnx
 from stt2v.export.activations import activation_bytes
 from stt2v.export.capture import program_from_graph
+from stt2v.export.eager import EagerEngine
+from stt2v.export.flat_program import flatten
+from stt2v.export.graph import Graph
 from stt2v.export.parity import parity_of
 from stt2v.export.precision import in_precision
+from stt2v.export.qdq import HEADROOM, KINDS, calibrated
 from stt2v.export.reference import seeded_inputs
 from stt2v.export.to_onnx import halve_weights, onnx_from_program, save_onnx
 from stt2v.export.weight_file import WeightFile
@@ -123,3 +129,22 @@ def test_equal_contents_share_a_place_and_large_ones_are_aligned(tmp_path) -> No
     assert second[0] % 4096 == 0
     stored = np.fromfile(tmp_path / "weights.bin", np.float32, offset=second[0])
     np.testing.assert_array_equal(stored.reshape(1024, 300), large)
+
+
+def test_layers_in_fp8_are_as_far_off_as_its_format() -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Conv2d(32, 64, 3, padding=1), torch.nn.Flatten(2), torch.nn.Linear(512, 32))
+    graph = Graph("layers", layers, {"input": torch.zeros(2, 32, 16, 32)}, ("y",))
+    program, inputs = program_from_graph(graph), seeded_inputs(graph)
+    flat = flatten(program.exported)
+    tensors = [torch.from_numpy(array) for array in inputs.values()]
+    every = dict.fromkeys(KINDS, 1)
+    assert calibrated(flat, tensors, ("p_0_weight",), every).keys() == set()  # the rows of the other are too few
+    scales = calibrated(flat, tensors, (), every)
+    assert scales == {"conv2d": pytest.approx(HEADROOM * np.abs(inputs["input"]).max() / 448)}
+    model = onnx_from_program(program, scales)
+    kinds = [node.op_type for node in model.graph]
+    assert (kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear")) == (1, 2)
+    (actual,) = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(["y"], inputs)
+    (expected,) = EagerEngine(graph, program.spec).run(inputs).values()
+    assert 0.01 < np.linalg.norm(actual - expected) / np.linalg.norm(expected) < 0.05

@@ -21,6 +21,7 @@ from stt2v.export.compilers import compiler_of, find_compiler
 from stt2v.export.families import i2vgen_xl
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.recipes import recipe_for
+from stt2v.export.step import Half, Network
 from stt2v.export.to_trt import TrtCompiler
 from stt2v.export.to_trt_rtx import TrtCompile
 
@@ -233,3 +234,36 @@ def test_missing_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_trt_rtx.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"'tensorrt' needs tensorrt, .*pip install 'stt2v\[tensorrt\]'"):
         compiler_of("tensorrt")
+
+
+class Wide(Network):
+    """x: [B, F, 256, h, w] -> the same: layers that are large enough for FP8, and an attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, 256)
+        self.space = nn.Conv2d(256, 256, 3, padding=1)
+        self.frames = nn.Conv3d(256, 512, (3, 1, 1), padding=(1, 0, 0))
+        self.heads, self.down = nn.Linear(512, 3 * 1024), nn.Linear(1024, 256)  # the second is not large enough
+
+    def forward(self, x: Tensor, timestep: Tensor, **conditions: Tensor) -> Tensor:
+        frames = x[0] + self.space(nn.functional.silu(self.norm(x[0])))
+        tokens = self.frames(frames.transpose(0, 1)[None])[0].permute(1, 2, 3, 0).flatten(1, 2)  # [F, h * w, 512]
+        q, k, v = self.heads(tokens).unflatten(2, (48, 64)).transpose(1, 2).chunk(3, 1)
+        tokens = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.down(tokens).transpose(1, 2).reshape(x.shape)
+
+
+@pytest.mark.parametrize("target", ["sm_89", "sm_120"])
+def test_fp8(tmp_path: Path, target: str) -> None:
+    inputs = {"x": torch.zeros(8, 256, 8, 8), "coefficients": torch.zeros(8)}
+    graph = Graph("half", Half(toys.with_weights(Wide())), inputs, ("y",))
+    entry = build(tmp_path, "half", lambda: graph, "fp8", target)
+    assert entry.kept == ()
+    assert fused(entry) == (1, 1)
+    assert entry.notes["fp8_layers"] == entry.notes["fp8_kernels"] == 3
+
+
+def test_fp8_needs_a_card_that_has_it() -> None:
+    with pytest.raises(UsageError, match="target 'sm_86' has no FP8; choose of sm_89, sm_120, sm_121, or another"):
+        find_compiler("tensorrt-rtx", "sm_86+sm_89", "fp8")
