@@ -68,6 +68,21 @@ def test_every_option_has_help(name: str) -> None:
     assert all(option.help for option in command.params), name
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "0.0.0.0"], "set STT2V_TOKEN"),
+        (["--host", "0.0.0.0", "--token", "short"], "the token has 5 letters"),
+        (["--port", "0", "--model", "sora"], "model is 'sora'"),
+    ],
+)
+def test_where_no_server_starts(words: list[str], said: str, run: Run) -> None:
+    code, out, err = run("serve", *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert_one_line(err)
+
+
 def test_public_names_are_found() -> None:
     for name in stt2v.__all__:
         assert getattr(stt2v, name) is not None

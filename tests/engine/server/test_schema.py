@@ -18,7 +18,7 @@ LEFT_OUT = [checks.positive_data_acceptance]  # which sizes and lengths a model 
 CALM = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_it_does_what_it_says(examples: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """With requests that fit the schema, and with such that do not, where there can be any."""
     called = Counter[tuple[str, GenerationMode]]()
