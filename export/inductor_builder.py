@@ -61,7 +61,18 @@ class Job:
     def save(self, folder: Path) -> None:
         """Write it into `folder`."""
         self.module._tracer_cls = None  # torch.export's cannot be made again, and the graph is traced already
-        (folder / JOB).write_bytes(pickle.dumps((self.module, self.arguments, self.kernels)))
+        with (folder / JOB).open("wb") as file:
+            pickle.dump((self.arguments, self.kernels), file)
+            pickle.dump(self.module, file)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Job":
+        """What was saved in `folder`; our own operators have to be known before a graph that calls them is read."""
+        with (folder / JOB).open("rb") as file:
+            arguments, kernels = pickle.load(file)
+            if kernels:
+                register_kernels()
+            return cls(pickle.load(file), arguments, kernels)
 
 
 def compile_graph(module: fx.GraphModule, arguments: Sequence[Tensor]) -> Any:
@@ -94,13 +105,11 @@ def _lies_channels_last(value: Any) -> bool:
 
 def build(folder: Path) -> None:
     """Do the job in `folder`."""
-    module, layouts, kernels = pickle.loads((folder / JOB).read_bytes())
-    if kernels:
-        register_kernels()
-    arguments = [layout.empty() for layout in layouts]
-    artifact = compile_graph(module, arguments)
+    job = Job.load(folder)
+    arguments = [layout.empty() for layout in job.arguments]
+    artifact = compile_graph(job.module, arguments)
     report = {}
-    if any(layout.device == "cuda" for layout in layouts):
+    if any(layout.device == "cuda" for layout in job.arguments):
         with card_to_itself(folder.parent):
             report["activation_bytes"] = _activation_bytes(artifact, arguments)
     artifact.save(path=str(folder / ARTIFACT))

@@ -236,8 +236,8 @@ def translated(what: str) -> Iterator[None]:
         raise OutOfMemoryError(f"{what}: memory ran out in PyTorch; free some or use smaller sizes") from exc
     except torch.AcceleratorError as exc:
         raise DeviceLostError(f"{what}: PyTorch failed on the card: {' '.join(str(exc).split())[:300]}") from exc
-    except (RuntimeError, AssertionError, ValueError, KeyError, OSError, zipfile.BadZipFile) as exc:
-        reason = " ".join(str(exc).split())[:300] or type(exc).__name__
+    except (RuntimeError, AssertionError, ValueError, LookupError, OSError, zipfile.BadZipFile) as exc:
+        reason = f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"
         raise BackendError(
             f"{what}: PyTorch {torch.__version__} failed: {reason}; an engine needs the PyTorch that it was built "
             "with: run `stt2v build-engines` again"

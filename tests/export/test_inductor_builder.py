@@ -1,0 +1,47 @@
+"""What goes to the process that compiles a graph."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stt2v.export.capture import program_from_graph
+from stt2v.export.flat_program import flatten
+from stt2v.export.graph import Graph
+from stt2v.export.inductor_builder import Job, Layout
+from stt2v.export.kernel_pass import put_kernels
+
+READ = """
+import sys
+from pathlib import Path
+from stt2v.export.inductor_builder import Job
+print(Job.load(Path(sys.argv[1])).module.code)
+"""
+
+
+class Normed(nn.Module):
+    """x: [B, 16, h, w] -> the same shape, through a norm that has a kernel of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(4, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(self.norm(x))
+
+
+def test_a_graph_with_our_operators_is_read_by_a_process_that_knows_none_yet(tmp_path: Path) -> None:
+    flat = flatten(program_from_graph(Graph("normed", Normed(), {"x": torch.zeros(2, 16, 8, 8)}, ("y",))).exported)
+    assert put_kernels(flat.module)["norms"] == 1
+    Job(flat.module, (), kernels=True).save(tmp_path)
+    done = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch.ops.stt2v.group_factors" in done.stdout
+
+
+def test_a_layout_is_that_of_the_tensor() -> None:
+    weight = torch.zeros(4, 3, 2, 2, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    empty = Layout.of(weight, "cpu").empty()
+    assert (empty.shape, empty.stride(), empty.dtype) == (weight.shape, weight.stride(), weight.dtype)
