@@ -58,7 +58,7 @@ def engine(precision: str) -> Prepare:
 
     def prepare(graph: Graph, device: str) -> tuple[Call, Mapping[str, int]]:
         made = on_device(in_precision(graph, precision), device)
-        program, counts, _ = lower(exported_from_graph(made), device)
+        program, counts, _ = lower(exported_from_graph(made), device, spares=False)
         arguments = [*program.weights.values(), *made.inputs.values()]
         artifact = compile_graph(program.module, arguments)
 

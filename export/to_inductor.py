@@ -163,9 +163,13 @@ class _Job:
                     file.write(path, path.relative_to(cache))
 
 
-def lower(exported: ExportedProgram, target: str) -> tuple[FlatProgram, Mapping[str, int], tuple[str, ...]]:
-    """`exported` as it is to be compiled, on its device; how often each rewrite was made; what stays out of FP8."""
-    inputs = drawn_like(exported.example_inputs[1])
+def lower(
+    exported: ExportedProgram, target: str, spares: bool = True
+) -> tuple[FlatProgram, Mapping[str, int], tuple[str, ...]]:
+    """`exported` as it is to be compiled, on its device; how often each rewrite was made; what stays out of FP8.
+
+    Unless it `spares` what hurts most, all that gains by FP8 is in it, however far off that is.
+    """
     if target == "cuda":
         from torch.export.passes import move_to_device_pass
 
@@ -174,8 +178,9 @@ def lower(exported: ExportedProgram, target: str) -> tuple[FlatProgram, Mapping[
     counts: dict[str, int] = {}
     kept: tuple[str, ...] = ()
     if is_for_fp8(program):
-        tensors = [torch.from_numpy(array).to(target) for array in inputs.values()]
-        kept = sensitive_layers(program, tensors)
+        if spares:
+            inputs = drawn_like(exported.example_inputs[1]).values()
+            kept = sensitive_layers(program, [torch.from_numpy(array).to(target) for array in inputs])
         program, found = quantise(program, kept)
         counts |= found
     if target == "cuda":
