@@ -8,13 +8,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from stt2v.engine.commands.options import BackendOption, EnginesOption, GpusOption, JsonOption, ModelOption
+from stt2v.bench.chart import Charted, draw_chart
+from stt2v.engine.commands.options import (
+    BackendOption,
+    EnginesOption,
+    GpusOption,
+    JsonOption,
+    ModelOption,
+    VramOption,
+)
 from stt2v.engine.commands.output import Report, report
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import ExportError
 from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.metrics import MAWE_COEFFICIENT
 from stt2v.engine.models import DEFAULT_MODEL
+from stt2v.engine.size import from_words
 from stt2v.engine.store import find_set
 from stt2v.export.commands import need_export
 
@@ -25,6 +34,7 @@ bench = typer.Typer(
 DeviceOption = Annotated[
     Literal["cuda", "cpu"] | None, typer.Option("--device", help="Where to measure. Default: cuda where there is one.")
 ]
+ChartOption = Annotated[Path | None, typer.Option("--chart", metavar="PNG", help="Also draw it there.")]
 FileOption = Annotated[Path | None, typer.Option("--json", help="Also write everything that was measured there.")]
 
 
@@ -60,6 +70,7 @@ def bench_step(
     ] = None,
     device: DeviceOption = None,
     file: FileOption = None,
+    chart: ChartOption = None,
 ) -> None:
     """One call of a network: ours, as written, and by plain torch.compile, with random weights."""
     where = _device(device)
@@ -70,18 +81,50 @@ def bench_step(
     with progress_on(sys.stderr) as progress:
         measured = measure_step(model, graph or ["step"], variants, where, progress)
     _report(measured, file)
+    _draw(measured, chart)
 
 
 @bench.command("pipeline")
 @takes_request
-def bench_pipeline(order: Order, engines: EnginesOption = None, gpus: GpusOption = 1, file: FileOption = None) -> None:
+def bench_pipeline(
+    order: Order,
+    engines: EnginesOption = None,
+    gpus: GpusOption = 1,
+    vram: VramOption = None,
+    file: FileOption = None,
+    chart: ChartOption = None,
+) -> None:
     """A whole run, stage by stage: seconds and memory beside what `plan` says."""
     from stt2v.bench.pipeline import measure_pipeline
     from stt2v.engine.console import progress_on
 
     with progress_on(sys.stderr) as progress:
-        measured = measure_pipeline(order.model, order.request, engines, progress, gpus)
+        measured = measure_pipeline(order.model, order.request, engines, progress, gpus, vram)
     _report(measured, file)
+    _draw(measured, chart)
+
+
+@bench.command("memory")
+@takes_request
+def bench_memory(
+    order: Order,
+    engines: EnginesOption = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="GIB", help="An amount for --vram, such as 16GiB; may be repeated."),
+    ] = None,
+    file: FileOption = None,
+    chart: ChartOption = None,
+) -> None:
+    """A whole run within less and less memory of the card, beside one without a limit: seconds, memory, refusals."""
+    from stt2v.bench.memory import measure_memory
+    from stt2v.engine.console import progress_on
+
+    limits = [from_words(text, "--limit") for text in limit or ()]
+    with progress_on(sys.stderr) as progress:
+        measured = measure_memory(order.model, order.request, engines, limits, progress)
+    _report(measured, file)
+    _draw(measured, chart)
 
 
 @bench.command("gpus")
@@ -179,6 +222,11 @@ def bench_quality(
         sheet(made.enhanced).save(pictures / "mini_sheet.jpg", quality=90)
         plot(made.report.by_chunk).save(pictures / "mini_objects.png")
     _report(made.report, file)
+
+
+def _draw(measured: Charted, chart: Path | None) -> None:
+    if chart:
+        draw_chart(measured, chart)
 
 
 def _report(measured: Report, file: Path | None) -> None:

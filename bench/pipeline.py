@@ -1,6 +1,7 @@
 """A whole run, from the request to the MP4: how long each stage took beside what the plan said it would."""
 
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stt2v.bench.chart import Bar
 from stt2v.engine.duration import in_time
+from stt2v.engine.engine_set import set_of
 from stt2v.engine.progress import Progress
 from stt2v.engine.request import Request
 from stt2v.engine.run_costs import run_cost
@@ -28,7 +31,8 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class PipelineReport:
-    """One run. seconds: opening the engine set and writing the file included; bytes: the most host memory held."""
+    """One run. seconds: opening the engine set and writing the file included; bytes: the most host memory held, and of
+    a card what PyTorch held of it, 0 without one."""
 
     model: str
     frames: int
@@ -38,6 +42,16 @@ class PipelineReport:
     seconds: float
     planned_bytes: int
     used_bytes: int
+    planned_card_bytes: int = 0
+    used_card_bytes: int = 0
+
+    @property
+    def memory(self) -> str:
+        """What memory was used and planned, in words."""
+        host = f"host memory {in_words(self.used_bytes)}, planned {in_words(self.planned_bytes)}"
+        if not self.used_card_bytes:
+            return host
+        return f"card {in_words(self.used_card_bytes)}, planned {in_words(self.planned_card_bytes)}; {host}"
 
     def lines(self) -> list[str]:
         """The figures in words."""
@@ -46,11 +60,23 @@ class PipelineReport:
         return [
             f"{self.model}: {self.frames} frames in {in_time(self.seconds)}, {rate:.2f} a second, with {self.engines}",
             *(f"  {each.stage}: {each.taken:.1f} s, planned {each.planned:.1f} s by {source}" for each in self.stages),
-            f"  host memory: {in_words(self.used_bytes)}, planned {in_words(self.planned_bytes)}",
+            f"  {self.memory}",
         ]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "engines": str(self.engines)}
+
+    def chart(self) -> tuple[str, list[Bar]]:
+        """See `Charted`: seconds of the stages, as they took and, fainter, as they were planned."""
+        bars = (
+            bar
+            for each in self.stages
+            for bar in (
+                Bar(each.stage, each.taken, f"{each.taken:.1f} s"),
+                Bar("", each.planned, f"{each.planned:.1f} s planned", faint=True),
+            )
+        )
+        return self.lines()[0], [*bars]
 
 
 class Stopwatch:
@@ -77,13 +103,19 @@ class Stopwatch:
 
 
 def measure_pipeline(
-    model: str, request: Request, engines: Path | None, progress: Progress, gpus: int = 1
+    model: str,
+    request: Request,
+    engines: Path | None,
+    progress: Progress,
+    gpus: int = 1,
+    vram: int | None = None,
 ) -> PipelineReport:
     """Make the video of `request` in a temporary folder. Raises what `generate` does."""
     began, watch = time.monotonic(), Stopwatch(progress)
-    with Session.open(model, engines, progress=progress, gpus=gpus) as session, tempfile.TemporaryDirectory() as folder:
-        settings = request.resolve(session.model)
-        planned = run_cost(session.model, settings, session.plan(request), engines)
+    opened = Session.open(model, engines, progress=progress, gpus=gpus, vram=vram)
+    with opened as session, tempfile.TemporaryDirectory() as folder:
+        settings, own = request.resolve(session.model), set_of(session.engines)
+        planned = run_cost(session.model, settings, session.plan(request), engines, budget=own.budget if own else None)
         made = generate_video(session, request, Path(folder) / "out.mp4", watch)
         taken = watch.taken()
     assert planned.engines is not None  # the session has opened them
@@ -96,4 +128,12 @@ def measure_pipeline(
         time.monotonic() - began,
         planned.host_bytes,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        max(stage.bytes for stage in planned.stages),
+        _card_bytes(),
     )
+
+
+def _card_bytes() -> int:
+    """The most that PyTorch has held of a card in this process, which has made the video."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.max_memory_reserved() if torch and torch.cuda.is_available() else 0

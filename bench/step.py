@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from numpy.linalg import norm
 
+from stt2v.bench.chart import Bar
 from stt2v.bench.timing import Ceilings, device_name, measure_ceilings
 from stt2v.bench.variants import VARIANTS
 from stt2v.bench.worker import READY, REFERENCE, Outputs, Result, serve
@@ -73,6 +74,16 @@ class StepReport:
         gib = (row.result.peak_bytes - row.result.weight_bytes) / 2**30
         words += f", {gib:.1f} GiB of activations" if row.result.peak_bytes else ""
         return f"  {row.graph} {row.variant}: {words}, ready in {row.result.prepare_seconds:.0f} s"
+
+    def chart(self) -> tuple[str, list[Bar]]:
+        """See `Charted`: the median of each variant."""
+        bars = []
+        for row in self.rows:
+            if row.result:
+                time, ratio = row.result.timing.median, self.ratio(row)
+                words = f"{time:.1f} ms{f', {ratio:.2f}x' if ratio else ''}"
+                bars.append(Bar(f"{row.graph} {row.variant}", time, words, faint=row.variant == BASELINE))
+        return self.lines()[0], bars
 
     def to_json(self) -> dict[str, Any]:
         """Everything that was measured."""

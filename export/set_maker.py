@@ -123,6 +123,7 @@ class SetMaker:
         except (ExportError, BackendError) as error:
             self.outcomes[name] = Outcome(name, "failed", str(error))
             progress.note(f"failed: {error}")
+            progress.advance("build", graph=name, phase="failed")
             return
         self._journal.add(entry, parity)
         self._entries[name], self._parity[name] = entry, parity

@@ -22,9 +22,11 @@ def test_a_stage_lasts_until_the_next_begins() -> None:
 
 
 def test_bench_pipeline_sets_a_run_beside_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "out.json"
+    file, chart = tmp_path / "out.json", tmp_path / "out.png"
     words = ["--image", PICTURE, "--num-frames", 3, "--steps", 1, "--no-enhance"]
-    code = cli.main([str(word) for word in ("bench", "pipeline", "--model", "tiny", *words, "--json", file)])
+    code = cli.main(
+        [str(word) for word in ("bench", "pipeline", "--model", "tiny", *words, "--json", file, "--chart", chart)]
+    )
     out, data = capsys.readouterr().out, json.loads(file.read_text())
     assert code == 0
     assert "tiny: 3 frames in" in out
@@ -32,4 +34,5 @@ def test_bench_pipeline_sets_a_run_beside_its_plan(tmp_path: Path, capsys: pytes
     assert all(stage["taken"] > 0 and stage["planned"] > 0 for stage in data["stages"])
     assert data["measured"]
     assert data["used_bytes"] > 0
+    assert chart.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.mp4"))
