@@ -14,7 +14,7 @@ import numpy as np
 
 from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.base import Backend, Engine, Value, Values
-from stt2v.engine.errors import BackendError, EngineSetError, OutOfMemoryError, ParityError
+from stt2v.engine.errors import BackendError, DeviceLostError, EngineSetError, OutOfMemoryError, ParityError
 from stt2v.engine.manifest import PARITY, EngineEntry, Manifest
 from stt2v.engine.parity import Parity, compare, limit_for, read_parity, write_parity
 from stt2v.engine.progress import Progress, Silent
@@ -32,7 +32,7 @@ RUNS, SECONDS = 3, 0.5  # an engine is timed so often, or until so much time is 
 def certify(backend: Backend, path: Path, entry: EngineEntry, reference: Reference) -> Parity:
     """Run the engine at `path` beside its reference. One that does not load or run is a row that has not passed.
 
-    Raises EngineSetError when the inputs of the reference cannot be made here.
+    Raises EngineSetError when the inputs of the reference cannot be made here, DeviceLostError.
     """
     inputs = reference.inputs(entry.spec)
     name, limit = entry.spec.name, limit_for(entry.precision, reference.made_in)
@@ -43,6 +43,8 @@ def certify(backend: Backend, path: Path, entry: EngineEntry, reference: Referen
             with backend.meter.measured() as run:
                 outputs, seconds = _timed(engine, inputs)
             row = compare(name, outputs, reference.outputs, limit)
+    except DeviceLostError:  # says nothing of the engine, which would count as wrong for ever
+        raise
     except BackendError as error:
         row = Parity(name, np.inf, np.inf, limit, (f"does not run: {error}",), reference.made_in, backend.hardware)
         return replace(row, fits=not isinstance(error, OutOfMemoryError))

@@ -139,20 +139,25 @@ class DriftWatch:
 
         before: [3, H, W], float32, in [-1, 1], the frame ahead of them. Raises DriftError when it is to stop.
         """
-        best, least = make(0), math.inf
+        best, least, kept = make(0), math.inf, 1
         frames, attempts = best, ATTEMPTS if self._how.action == "retry" else 1
         for attempt in range(1, attempts + 1):
             strain, words = self._judged(chunk, before, frames)
             if strain < least:
-                best, least = frames, strain
+                best, least, kept = frames, strain, attempt
             if strain <= 1:
                 break
             if self._how.action == "stop":
-                raise DriftError(f"chunk {chunk} drifts, {words}; change the seed, the prompt or --drift-limits")
+                raise DriftError(
+                    f"chunk {chunk} drifts, {words}; change the seed, the prompt or --drift-limits (with --from-chunk"
+                    f" {chunk} in another take)"
+                )
             self._progress.note(f"chunk {chunk} drifts (attempt {attempt} of {attempts}), {words}")
             if attempt < attempts:
                 self._progress.advance("generate", -self._steps)
                 frames = make(attempt)
+        if least > 1 and attempts > 1:
+            self._progress.note(f"chunk {chunk} keeps attempt {kept}, the least outside")
         return best
 
     def _judged(self, chunk: int, before: Array, frames: Array) -> tuple[float, str]:

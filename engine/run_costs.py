@@ -14,6 +14,7 @@ from stt2v.engine.certificate import too_large
 from stt2v.engine.duration import in_time
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.figures import Figures, measured_figures, tabled_figures
+from stt2v.engine.home import home
 from stt2v.engine.machine import free_disk, host_memory, resident_memory
 from stt2v.engine.manifest import Manifest, read_manifest
 from stt2v.engine.memory_plan import MemoryPlanner, engine_needs
@@ -138,7 +139,7 @@ def run_cost(
         max(stage.bytes for stage in stages) if on_host else base,
         host_memory(),
         plan.run_bytes,
-        free_disk(Path()),
+        free_disk(home()),
     )
 
 

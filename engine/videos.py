@@ -35,11 +35,11 @@ def unkept(request: Request, output: Path) -> AbstractContextManager[Run]:
 
 @dataclass(frozen=True)
 class Made:
-    """A video that is whole; `plan` is what was made of what was planned."""
+    """A video that is whole; `plan` is what was made of what was planned, `ended` why it is shorter than that."""
 
     path: Path
     plan: RunPlan
-    ended_early: bool = False
+    ended: str | None = None
 
 
 def generate_video(
@@ -59,26 +59,27 @@ def generate_video(
     """
     check_output(output)  # before the input is even read, so that nothing else is said
     check_place(output)
-    planned = plan = session.plan(request)
+    plan = session.plan(request)
     size = session.model.width, session.model.height
     with open_run(request, output) as run, views.opened(*size, plan.base_fps, progress) as shown:
         film = Film(session, request.resolve(session.model), progress, shown, run)
-        plan, segments = _made(film, plan)
+        plan, segments, ended = _made(film, plan)
         made = replace(request, num_frames=plan.num_frames)
         with pausing(output):
             join_videos(segments, output, plan.fps, {"comment": record_json(session, made, origin)} if metadata else {})
         with run.writing(VIDEO) as path:
             path.write_text(json.dumps({"frames": plan.num_frames}))
-    return Made(output, plan, plan != planned)
+    return Made(output, plan, ended)
 
 
-def _made(film: Film, plan: RunPlan) -> tuple[RunPlan, list[Path]]:
-    """The segments of the video, and its plan: that of a shorter one where it ends early."""
+def _made(film: Film, planned: RunPlan) -> tuple[RunPlan, list[Path], str | None]:
+    """The segments of the video, and its plan: that of a shorter one where it ends early, and why it does."""
     try:
-        return plan, film.segments(plan)
+        return planned, film.segments(planned), None
     except StopEarly:
-        pass
+        why = "as asked"
     except DriftError as error:
-        film.progress.note(str(error))
-    plan = film.ended(plan)
-    return plan, film.segments(plan)
+        why = str(error)
+        film.progress.note(why)
+    plan = film.ended(planned)
+    return plan, film.segments(plan), why if plan != planned else None

@@ -27,6 +27,8 @@ from stt2v.engine.runs import states
 
 PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
 WORDS = ("generate", "--model", "tiny", "--image", PICTURE, "--steps", 1)
+TRAINED = ("generate", "--model", "mini", "--prompt", "a panda bouncing on grass", "--steps", 4)
+LONG = ("--num-frames", 96)
 SCRIPT = "import sys; from stt2v.cli import main; sys.exit(main(sys.argv[1:]))"
 
 Command = Callable[..., tuple[int, str, str]]
@@ -50,11 +52,17 @@ def frames(path: Path) -> Frames:
     return np.stack(list(read_frames(path)))
 
 
+@pytest.fixture(scope="module", params=[WORDS, pytest.param(TRAINED, marks=pytest.mark.slow)], ids=["tiny", "mini"])
+def words(request: pytest.FixtureRequest) -> tuple[object, ...]:
+    """96 frames of a model, with all stages."""
+    return (*request.param, *LONG)
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 frames that nothing has disturbed."""
+def whole(words: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The video that they make when nothing disturbs it."""
     path = tmp_path_factory.mktemp("whole") / "out.mp4"
-    words = [*WORDS, "--num-frames", 96, "-o", path, "--discard-run", "--run-dir", path.parent / "runs"]
+    words = (*words, "-o", path, "--discard-run", "--run-dir", path.parent / "runs")
     assert cli.main([str(word) for word in words]) == 0
     assert not list((path.parent / "runs").iterdir())
     return path
@@ -71,13 +79,13 @@ def wait_for(process: subprocess.Popen[str], beginning: str) -> None:
     assert any(line.startswith(beginning) for line in process.stderr)
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_makes_the_same_video(
-    kills: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[object, ...], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STT2V_HOME", str(tmp_path / "home"))
+    kills = 25 if "mini" in words else 5
     output, moments = tmp_path / "out.mp4", random.Random(kills)
-    words: tuple[object, ...] = (*WORDS, "--num-frames", 96, "-o", output)
+    words = (*words, "-o", output)
     journals = []
     for _ in range(kills):
         with started(*words) as process:
@@ -94,6 +102,24 @@ def test_killed_at_random_moments_it_makes_the_same_video(
     assert process.returncode == 0, said
     np.testing.assert_array_equal(frames(output), frames(whole))
     assert not list((tmp_path / "home").rglob(".part-*"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out.mp4"]
+
+
+KILLED_WHILE_IT_JOINS = f"""
+import os, signal
+from stt2v.engine.media import join
+join._packets = lambda segments, fps: os.kill(os.getpid(), signal.SIGKILL)
+{SCRIPT}
+"""
+
+
+def test_killed_while_it_joins_it_leaves_nothing_for_long(command: Command, tmp_path: Path) -> None:
+    words = (*WORDS, *FEWER[2:], "--num-frames", 2, "-o", tmp_path / "out.mp4")
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_JOINS, *map(str, words)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(".stt2v-*"))
+    assert command("generate", "--resume", "out.mp4")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out.mp4"]
 
 
 class Failing:
@@ -112,25 +138,32 @@ class Failing:
         return self.function(*given, **named)
 
 
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FAILURES = (
+    (runs, "sync", FULL, 3),  # of the second chunk
+    (HostEngine, "run", OutOfMemoryError("engine: memory ran out"), 20),
+    (states.ArrayFile, "__setitem__", FULL, 20),
+    (VideoWriter, "write", FULL, 1),
+    (VideoWriter, "write", RuntimeError("the encoder broke"), 2),
+)
+
+
 def test_full_disks_a_failing_encoder_and_no_memory_cost_no_frame(
-    command: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, words: tuple[object, ...], whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every failure ends the run, but the memory that is always too little for fused steps."""
-    monkeypatch.setattr(HostEngine, "run", no_memory_for_fused_steps(HostEngine.run))
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    words: tuple[object, ...] = (*WORDS, "--num-frames", 96)
-    told = ""
-    for place, name, number in ((runs, "sync", 3), (states.ArrayFile, "__setitem__", 20), (VideoWriter, "write", 1)):
+    """Every failure ends the run, but the memory that is always too little for fused steps where there are others."""
+    has_halves, told = "tiny" in words, ""
+    if has_halves:
+        monkeypatch.setattr(HostEngine, "run", no_memory_for_fused_steps(HostEngine.run))
+    for place, name, error, number in FAILURES:
         with monkeypatch.context() as patch:
-            patch.setattr(place, name, Failing(getattr(place, name), full, number))
+            patch.setattr(place, name, Failing(getattr(place, name), error, number))
             code, _, said = command(*words)
-        assert (code, "disk" in said, "generate --resume" in said) == (3, True, True), said
+        full = error is FULL
+        assert (code, "the disk that holds" in said, "generate --resume" in said) == (3 if full else 1, full, True)
         assert not Path("out.mp4").exists()
         words, told = ("generate", "--resume", "out.mp4"), told + said
-    assert "the halves of each step one after the other, and goes on from the last finished unit" in told
-    with monkeypatch.context() as patch:
-        patch.setattr(VideoWriter, "write", Failing(VideoWriter.write, RuntimeError("the encoder broke"), 2))
-        assert command(*words)[0] == 1
+    assert ("the halves of each step one after the other, and goes on from" in told) == has_halves
     assert command(*words)[0] == 0
     np.testing.assert_array_equal(frames(Path("out.mp4")), frames(whole))
 
@@ -146,12 +179,12 @@ def no_memory_for_fused_steps(run: Callable[..., dict[str, Value]]) -> Callable[
 
 def test_interrupted_once_it_finishes_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STT2V_HOME", str(tmp_path / "home"))
-    with started(*WORDS, "--num-frames", 96, "-o", tmp_path / "out.mp4") as process:
+    with started(*WORDS, *LONG, "-o", tmp_path / "out.mp4") as process:
         wait_for(process, "generate:")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=600)
     assert process.returncode == 3, said
-    assert "ending the video after this chunk" in said
+    assert "no further chunk is begun" in said
     assert "the video ends after 50 of 96 frames" in said
     assert frames(tmp_path / "out.mp4").shape == (50, 128, 256, 3)
 
@@ -257,10 +290,12 @@ def test_resuming_refuses_what_would_change_the_video(command: Command, monkeypa
     assert "no run of" in command("generate", "--resume", "other.mp4")[2]
     assert "add --resume" in command(*made, "--from-chunk", 1)[2]
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(99))
-    code, _, err = command("generate", "--resume", "out.mp4")
-    assert code == 2
-    assert "environment.threads" in err
-    assert "here it is 99" in err
+    for words in ((), ("--num-frames", 3, "-o", "long.mp4")):
+        code, _, err = command("generate", "--resume", "out.mp4", *words)
+        assert code == 2
+        assert "environment.threads" in err
+        assert "here it is 99" in err
+    assert command("generate", "--resume", "out.mp4", "--from-chunk", 1, "-o", "take.mp4")[0] == 0
 
 
 def test_runs_are_listed_shown_and_pruned(command: Command, tmp_path: Path) -> None:
@@ -273,8 +308,12 @@ def test_runs_are_listed_shown_and_pruned(command: Command, tmp_path: Path) -> N
     shown = command("runs", "show", "a.mp4")[1]
     assert "whole, 2 frames" in shown
     assert "seed: 33" in shown
-    assert command("runs", "prune")[1] == ""
-    assert "a.mp4" in command("runs", "prune", "a.mp4")[1]
+    (tmp_path / "home" / "runs" / listed["runs"][1]["name"] / "video.json").unlink()
+    assert "unfinished, 1 chunks are there, 2 frames asked for" in command("runs", "list")[1]
+    (tmp_path / ".stt2v-12345678.part.mp4").write_bytes(b"left by a process that was killed")
+    pruned = command("runs", "prune")[1]
+    assert ("a.mp4" in pruned, "b.mp4" in pruned, "1 runs are left" in pruned) == (True, False, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4", "home"]
     assert command("runs", "show", "a.mp4")[0] == 2
-    assert "b.mp4" in command("runs", "prune", "--all")[1]
-    assert command("runs", "list")[1].startswith("0 runs")
+    assert "b.mp4" in command("runs", "prune", "./b.mp4")[1]
+    assert command("runs", "prune", "--all")[1] == "freed 0 B; 0 runs are left\n"

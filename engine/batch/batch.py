@@ -43,7 +43,7 @@ def _ended(job: Job, ledger: Ledger, workshop: Workshop) -> Outcome:
         if ledger.has(job):
             return Outcome(name, "there")
         made = workshop.make(replace(job, goes_on=True))
-        if made.ended_early:
+        if made.ended:
             return Outcome(name, "shortened")
         ledger.note(job)
     except (StoppedError, DeviceLostError):

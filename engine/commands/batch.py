@@ -70,7 +70,7 @@ def make_all(listed: Listed, folder: Path, how: Making, as_json: bool) -> None:
     began = time.monotonic()
     interrupt, stopped = Interrupt(how.keep.on_interrupt), None
     outcomes = list(listed.refused)
-    with restarting(sys.argv[1:]), progress_on(sys.stderr) as progress, interrupt.listening():
+    with restarting(lambda: sys.argv[1:]), progress_on(sys.stderr) as progress, interrupt.listening():
         for refused in listed.refused:
             progress.note(f"{refused.job} failed: {refused.problem}")
         try:

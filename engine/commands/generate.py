@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,9 @@ from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import StoppedError
 from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.runs.flags import RunFlags, takes_run
+from stt2v.engine.runs.folder import resume_command, runs_folder
 from stt2v.engine.runs.interrupt import Interrupt
-from stt2v.engine.runs.restart import restarting, resuming
+from stt2v.engine.runs.restart import going_on, restarting
 from stt2v.engine.videos import Made
 from stt2v.engine.views import Views
 
@@ -67,21 +69,22 @@ def generate(
         make_all(Listed(picture_jobs(job)), job.output, how, as_json)
         return
     with (
-        restarting(resuming(job.output, context)),
+        restarting(partial(going_on, job.output, keep.run_dir, context, time.time())),
         progress_on(sys.stderr) as progress,
         Session.open(job.model, job.engines, backend, job.request.enhancer, trust, progress, gpus, vram) as session,
     ):
         made = job.make(session, keep, Interrupt(keep.on_interrupt), progress, views, not no_metadata)
         if session.model.warning:
             progress.note(session.model.warning)
-    _report(made, time.monotonic() - began, as_json)
+    _report(made, time.monotonic() - began, as_json, keep.run_dir)
 
 
-def _report(made: Made, seconds: float, as_json: bool) -> None:
+def _report(made: Made, seconds: float, as_json: bool, run_dir: Path | None) -> None:
     """Print what was made. Raises StoppedError for a video that ended early."""
     if as_json:
         say_json({**made.plan.to_json(), "files": [str(made.path)], "seconds": round(seconds, 2)})
     else:
         say(str(made.path))
-    if made.ended_early:
-        raise StoppedError(f"{made.path} ended early, as asked; `stt2v generate --resume {made.path}` goes on")
+    if made.ended:
+        command = resume_command(str(made.path), runs_folder(run_dir))
+        raise StoppedError(f"{made.path} ended early, {made.ended}; `{command}` goes on")

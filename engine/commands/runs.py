@@ -10,7 +10,8 @@ import typer
 from stt2v.engine.commands.options import JsonOption
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import UsageError
-from stt2v.engine.runs.folder import LIMIT, KeptRun, all_runs, excess, remove_runs, runs_folder
+from stt2v.engine.media.whole import remove_left
+from stt2v.engine.runs.folder import LIMIT, KeptRun, all_runs, remove_runs, runs_folder
 from stt2v.engine.size import in_words
 
 runs = typer.Typer(help="What is kept of videos in the making.")
@@ -63,19 +64,23 @@ def prune(
     everything: Annotated[bool, typer.Option("--all", help="Remove all runs, unfinished ones too.")] = False,
     run_dir: RunDir = None,
 ) -> None:
-    """Remove the named runs, or the oldest ones of whole videos until the rest fits the limit."""
+    """Remove the runs of whole videos, or those that are named; and what killed processes left beside the videos."""
     found = all_runs(runs_folder(run_dir))
-    whole = [run for run in found if run.is_whole]
-    chosen = found if everything else excess(whole)
+    for folder in {Path(run.record.output).parent for run in found}:
+        remove_left(folder)
+    chosen = [run for run in found if everything or run.is_whole]
     if names:
-        chosen = [run for name in names for run in _named(found, name)]
+        chosen = list({run.name: run for name in names for run in _named(found, name)}.values())
     sizes = {run.name: run.bytes for run in chosen}
+    freed = 0
     for run in remove_runs(chosen):
         say(f"removed {run.name}, {in_words(sizes[run.name])}, of {run.record.output}")
+        freed += sizes[run.name]
+    say(f"freed {in_words(freed)}; {len(all_runs(runs_folder(run_dir)))} runs are left")
 
 
 def _named(found: Sequence[KeptRun], name: str) -> list[KeptRun]:
-    chosen = [run for run in found if name == run.name or str(Path(name).absolute()) == run.record.output]
+    chosen = [run for run in found if name == run.name or run.is_of(Path(name))]
     if not chosen:
         raise UsageError(f"run is {name!r}, expected a name or a video of `stt2v runs list`")
     return chosen
@@ -85,7 +90,7 @@ def _state(run: KeptRun) -> str:
     if run.is_whole:
         return f"whole, {run.frames} frames"
     early = f", ended early with {run.frames}" if run.frames else ""
-    return f"{run.chunks} chunks of {run.asked} frames{early}"
+    return f"unfinished, {run.chunks} chunks are there, {run.asked} frames asked for{early}"
 
 
 def _facts(run: KeptRun) -> dict[str, object]:

@@ -56,7 +56,7 @@ class Chunks:
 
     def handover(self) -> Handover | None:
         """What the first missing chunk goes on from; None when it is the first of all."""
-        finished = next((c.index for c in self.plan if not self.run.has(chunk_unit(c.index))), len(self.plan))
+        finished = self.finished
         if not finished:
             return None
         return Handover(finished, load_array(self._path(finished - 1), "control"), load_array(self._path(0), "anchor"))

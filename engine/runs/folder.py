@@ -1,6 +1,7 @@
 """The folder of all runs: beginning one, finding the one of a video, and removing old ones."""
 
 import json
+import shlex
 import shutil
 import tempfile
 import time
@@ -11,11 +12,12 @@ from pathlib import Path
 
 from stt2v.engine.errors import InputError, OutputError, UsageError
 from stt2v.engine.home import home
+from stt2v.engine.paths import real
 from stt2v.engine.record import Record, record_of
 from stt2v.engine.runs.chunks import CHUNK
 from stt2v.engine.runs.journal import read_journal
 from stt2v.engine.runs.record import PICTURE, RECORD, VIDEO, RunRecord, read_record
-from stt2v.engine.runs.run import JOURNAL, Run, sync
+from stt2v.engine.runs.run import JOURNAL, LOCK, locked, sync
 
 LIMIT = 20 * 10**9  # bytes that the runs may take together
 
@@ -30,6 +32,10 @@ class KeptRun:
     @property
     def name(self) -> str:
         return self.directory.name
+
+    def is_of(self, output: Path) -> bool:
+        """Whether it makes the video at `output`, however that is spelled."""
+        return real(Path(self.record.output)) == real(output)
 
     @property
     def is_whole(self) -> bool:
@@ -103,7 +109,7 @@ def all_runs(folder: Path) -> list[KeptRun]:
 
 def find_run(folder: Path, output: Path) -> KeptRun:
     """The newest run of the video `output`. Raises InputError when there is none."""
-    runs = [run for run in all_runs(folder) if run.record.output == str(output.absolute())]
+    runs = [run for run in all_runs(folder) if run.is_of(output)]
     if not runs:
         raise InputError(
             f"no run of {output} is kept in {folder}; see `stt2v runs list`, or make the video again with --from"
@@ -111,14 +117,21 @@ def find_run(folder: Path, output: Path) -> KeptRun:
     return runs[-1]
 
 
+def resume_command(output: str, folder: Path) -> str:
+    """The command that goes on with a video whose run is in `folder`."""
+    place = [] if folder == runs_folder() else [f"--run-dir={folder}"]
+    return shlex.join(["stt2v", "generate", f"--resume={output}", *place])
+
+
 def remove_runs(runs: Sequence[KeptRun]) -> Iterator[KeptRun]:
     """Remove runs, but for those that a process works on; yields each that is gone."""
     for run in runs:
         try:
-            Run(run.directory).close()
+            lock = locked(run.directory / LOCK, f"run {run.directory}")
         except UsageError:
             continue
-        shutil.rmtree(run.directory)
+        with lock:
+            shutil.rmtree(run.directory)
         yield run
 
 

@@ -10,11 +10,12 @@ from typing import Literal
 from stt2v.engine.errors import StoppedError
 from stt2v.engine.progress import Progress
 from stt2v.engine.runs.chunks import CHUNK
+from stt2v.engine.runs.record import VIDEO
 
 OnInterrupt = Literal["finish", "save"]
 
 WORDS = {
-    "finish": "ending the video after this chunk, and finishing it; once more stops at once",
+    "finish": "no further chunk is begun, the video is finished with those there are; once more stops at once",
     "save": "stopping after this unit; once more stops at once",
 }
 
@@ -56,8 +57,11 @@ class Interrupt:
                 signal.signal(number, handler)
 
     def on_unit(self, unit: str) -> None:
-        """To be called after each finished unit. Raises StopEarly after a chunk, StoppedError when it is to save."""
-        if not self._asked:
+        """To be called after each finished unit. Raises StopEarly after a chunk, StoppedError when it is to save.
+
+        The last unit says that the video is there: nothing is left to stop.
+        """
+        if not self._asked or unit == VIDEO:
             return
         if self._how == "save":
             raise StoppedError("stopped after a finished unit, as asked")

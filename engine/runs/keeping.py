@@ -1,22 +1,21 @@
 """How a command keeps the runs of its videos: opened for the work, told about, and removed when they are too many."""
 
 import json
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from stt2v.engine.engine_set import EngineSet
-from stt2v.engine.errors import InputError, StoppedError, UsageError
+from stt2v.engine.errors import DeviceLostError, InputError, StoppedError, UsageError
 from stt2v.engine.progress import Progress
 from stt2v.engine.record import Origin, placed
-from stt2v.engine.request import Request
+from stt2v.engine.request import Request, Settings
 from stt2v.engine.runs.chunks import chunk_unit
 from stt2v.engine.runs.environment import environment
-from stt2v.engine.runs.folder import LIMIT, KeptRun, all_runs, begin_run, excess, remove_runs
+from stt2v.engine.runs.folder import LIMIT, KeptRun, all_runs, begin_run, excess, remove_runs, resume_command
 from stt2v.engine.runs.interrupt import Interrupt
 from stt2v.engine.runs.journal import read_journal
 from stt2v.engine.runs.record import new_record, read_record
@@ -53,8 +52,9 @@ class Keeping:
     @contextmanager
     def resumed(self, how: Resumption) -> Iterator[Run]:
         """A run that goes on, or a new one that begins with chunks of another. Raises UsageError, InputError."""
-        if how.shared is None:
+        if not how.otherwise:
             self._check_same(how)
+        if how.shared is None:
             with self._kept(how.kept.directory) as run:
                 _check_shared(run, how.kept.record.shared)
                 yield run
@@ -71,7 +71,7 @@ class Keeping:
         made = json.loads(json.dumps(self._made(request) | placed(request, Origin())))
         for kept in reversed(all_runs(self.folder)):
             record = kept.record
-            if record.output == str(output.absolute()) and not record.shared and dict(record.made) == made:
+            if kept.is_of(output) and not record.shared and dict(record.made) == made:
                 return kept.directory
         return None
 
@@ -93,8 +93,10 @@ class Keeping:
         return made | {"environment": environment(made.get("backend", ""))}
 
     def _check_same(self, how: Resumption) -> None:
-        """Raise UsageError that names what would change the rest of a video."""
-        lines = list(how.kept.settings.differences(self._made(how.request)))
+        """Raise UsageError that names what here would make the rest of a video otherwise than its beginning."""
+        settings = {field.name for field in fields(Settings)}
+        here = {name: value for name, value in self._made(how.request).items() if name not in settings}
+        lines = list(how.kept.settings.differences(here))
         if lines:
             raise UsageError(f"{'; '.join(lines)}; restore that, or make another video of it with -o and --from-chunk")
 
@@ -107,18 +109,18 @@ class Keeping:
                 with self.interrupt.listening():
                     yield run
             except BaseException as error:
-                if not read_journal(directory / JOURNAL)[0] and not isinstance(error, StoppedError):
+                if not read_journal(directory / JOURNAL)[0] and not isinstance(error, StoppedError | DeviceLostError):
                     shutil.rmtree(directory)
                     raise
                 output = kept.record.output
-                self.progress.note(f"what is finished is kept: stt2v generate --resume {shlex.quote(output)}")
+                self.progress.note(f"what is finished is kept: {resume_command(output, self.folder)}")
                 if isinstance(error, KeyboardInterrupt | SystemExit):
                     raise StoppedError(f"video {output} was stopped before it was whole") from None
                 raise
         if self.discard and kept.is_whole:
             shutil.rmtree(directory)
-        whole = [run for run in all_runs(self.folder) if run.is_whole and run.directory != directory]
-        for gone in remove_runs(excess(whole)):
+        old = excess([run for run in all_runs(self.folder) if run.is_whole])
+        for gone in remove_runs([run for run in old if run.directory != directory]):
             self.progress.note(
                 f"removed the run {gone.name} of {gone.record.output}: runs are kept up to {in_words(LIMIT)}"
             )

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from stt2v.engine.errors import DeviceLostError
 from stt2v.engine.flags import RequestFlags
+from stt2v.engine.runs.folder import all_runs, runs_folder
 
 COUNT = "STT2V_RESTARTS"  # in the environment: how often it has happened in a row
 MOST = 3  # restarts of one video: a card that fails more often has a fault that another try does not mend
@@ -18,8 +19,8 @@ OWN = {"resume", "from_chunk", "output"}
 
 
 @contextmanager
-def restarting(words: Sequence[str]) -> Iterator[None]:
-    """Replace this process by one with the command line `words`, which goes on, when a card is lost inside.
+def restarting(words: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """When a card is lost inside, replace this process by one with the command line that `words` gives then.
 
     Everything that was opened inside is closed first. Raises DeviceLostError when that has happened `MOST` times.
     """
@@ -31,8 +32,17 @@ def restarting(words: Sequence[str]) -> Iterator[None]:
             raise
         sys.stderr.write(f"{error}; a new process goes on from the last finished unit\n")
         sys.stderr.flush()
-        command = [sys.executable, "-c", SCRIPT, *words]
+        command = [sys.executable, "-c", SCRIPT, *words()]
         os.execve(sys.executable, command, {**os.environ, COUNT: str(done + 1)})
+
+
+def going_on(output: Path, run_dir: Path | None, context: Any, began: float) -> Sequence[str]:
+    """The command line that resumes `output` where its run has begun since `began`, else the one given.
+
+    began: seconds since 1970; context: typer's, of `generate`.
+    """
+    runs = (run for run in all_runs(runs_folder(run_dir)) if run.record.created >= began)
+    return resuming(output, context) if any(run.is_of(output) for run in runs) else sys.argv[1:]
 
 
 def resuming(output: Path, context: Any) -> Sequence[str]:

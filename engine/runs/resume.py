@@ -15,17 +15,23 @@ from stt2v.engine.runs.folder import KeptRun
 
 LATE: Final = {"num_frames", "fps", "enhancing", "interpolate"}
 """The settings that leave all chunks as they are."""
+SPELLED: Final = {"streaming": "steps or guidance", "drifting": "on-drift or drift-limits"}
+"""The flags of settings that have another name."""
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """What to make of a run: `request`, in the run itself, or in a new one that takes over `shared` chunks."""
+    """What to make of a run: `request`, in the run itself, or in a new one that takes over `shared` chunks.
+
+    otherwise: whether other engines or another machine may make the rest, as the video's file will say.
+    """
 
     kept: KeptRun
     request: Request
     output: Path
     shared: int | None
     origin: Origin
+    otherwise: bool = False
 
 
 def resumption(kept: KeptRun, given: Mapping[str, Any], from_chunk: int | None, output: Path | None) -> Resumption:
@@ -36,19 +42,21 @@ def resumption(kept: KeptRun, given: Mapping[str, Any], from_chunk: int | None, 
     record, own = kept.settings, Path(kept.record.output)
     before, request = record.again(record.model, {}), record.again(record.model, given)
     changed = _changed(record.model, before, request)
-    if from_chunk is None and not changed and (output is None or output.absolute() == own):
-        origin = Origin(_picture(kept, given), _earlier(kept, kept.chunks, other=False))
+    same = output is None or kept.is_of(output)
+    if from_chunk is None and not changed and same:
+        origin = Origin(_picture(kept, given), _earlier(kept, kept.chunks, otherwise=False))
         return Resumption(kept, request, own, None, origin)
-    if output is None or output.absolute() == own:
+    if output is None or same:
         raise UsageError(f"this makes another video than {own}; name it with --output")
     if from_chunk is None and changed - LATE:
-        raise UsageError(f"{', '.join(sorted(changed - LATE))} would change chunks that are there; give --from-chunk")
-    alike = min(kept.chunks, _chunks_alike(record.model, before, request))
+        names = ", ".join(SPELLED.get(name, name) for name in sorted(changed - LATE))
+        raise UsageError(f"{names} would change chunks that are there; give --from-chunk")
     if from_chunk is not None and not 0 <= from_chunk <= kept.chunks:
         raise UsageError(f"--from-chunk is {from_chunk}, expected 0 to {kept.chunks}, as many as are there")
-    shared = alike if from_chunk is None else from_chunk
-    earlier = _earlier(kept, shared, other=bool(changed - LATE) or shared > alike)
-    return Resumption(kept, request, output, shared, Origin(_picture(kept, given), earlier))
+    alike = min(kept.chunks, _chunks_alike(record.model, before, request))
+    shared, otherwise = (alike, False) if from_chunk is None else (from_chunk, True)
+    origin = Origin(_picture(kept, given), _earlier(kept, shared, otherwise))
+    return Resumption(kept, request, output, shared, origin, otherwise)
 
 
 def _picture(kept: KeptRun, given: Mapping[str, Any]) -> Path | None:
@@ -57,12 +65,12 @@ def _picture(kept: KeptRun, given: Mapping[str, Any]) -> Path | None:
     return Path(path) if path else None
 
 
-def _earlier(kept: KeptRun, shared: int, other: bool) -> Earlier | None:
-    """What a video goes on from that keeps the first `shared` chunks of the run; other: the rest is made otherwise."""
+def _earlier(kept: KeptRun, shared: int, otherwise: bool) -> Earlier | None:
+    """What a video goes on from that keeps the first `shared` chunks of the run; otherwise: as `Resumption` says."""
     own = kept.settings.earlier
     if own and shared <= own.chunks:
         return replace(own, chunks=shared) if shared else None
-    if other and shared:
+    if otherwise and shared:
         made = kept.record.made
         return Earlier(shared, kept.record.output, command_of(made), made.get("earlier"))
     return own

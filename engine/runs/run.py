@@ -60,6 +60,12 @@ class Run(Closing):
 
         It is on disk by then. Raises StoppedError when the disk is full; nothing half-written stays.
         """
+        with self._written(unit) as path:
+            yield path
+        self.on_unit(unit)
+
+    @contextmanager
+    def _written(self, unit: str) -> Iterator[Path]:
         path = self.path(unit)
         temporary = path.with_name(f"{PART}{path.name}")
         with pausing(self.directory):
@@ -72,14 +78,16 @@ class Run(Closing):
                 self._note(unit)
             finally:
                 temporary.unlink(missing_ok=True)
-        self.on_unit(unit)
 
     def adopt(self, unit: str, other: "Run") -> None:
-        """Take over `unit` of another run as the same file: a link where the file system has links, else a copy."""
+        """Take over `unit` of another run as the same file: a link where the file system has links, else a copy.
+
+        Nothing is finished by that, so `on_unit` is not called.
+        """
         try:
             os.link(other.path(unit), self.path(unit))
         except OSError:
-            with self.writing(unit) as path:
+            with self._written(unit) as path:
                 shutil.copyfile(other.path(unit), path)
             return
         with pausing(self.directory):

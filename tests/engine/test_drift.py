@@ -97,9 +97,10 @@ def test_retry_takes_the_first_good_one() -> None:
 
 
 def test_retry_takes_the_least_bad_in_the_end() -> None:
-    frames, _, made = settled("retry", [WORSE, BAD, WORSE, WORSE])
+    frames, notes, made = settled("retry", [WORSE, BAD, WORSE, WORSE])
     assert np.array_equal(frames, BAD)
     assert made == ATTEMPTS
+    assert notes.lines[-1] == "chunk 1 keeps attempt 2, the least outside"
 
 
 def test_stop() -> None:

@@ -256,6 +256,16 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
+def test_what_killed_processes_left_goes_and_what_is_in_work_stays(tmp_path: Path) -> None:
+    left = tmp_path / ".stt2v-12345678.part.mp4"
+    left.write_bytes(b"half")
+    with whole_file(tmp_path / "a.mp4") as one, whole_file(tmp_path / "b.mp4") as other:
+        assert not left.exists()
+        for temporary in (one, other):
+            temporary.write_bytes(b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
 def test_impossible_places_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.mp4").mkdir()
     for path, error in [

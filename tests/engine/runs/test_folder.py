@@ -42,6 +42,7 @@ def test_the_newest_run_of_a_video_is_found(begin: Begin, tmp_path: Path) -> Non
     runs = [begin(name, created=second) for second, name in enumerate(("a.mp4", "b.mp4", "a.mp4"))]
     assert [run.name for run in all_runs(tmp_path / "runs")] == [run.name for run in runs]
     assert find_run(tmp_path / "runs", tmp_path / "a.mp4") == runs[2]
+    assert find_run(tmp_path / "runs", tmp_path / "runs" / ".." / "b.mp4") == runs[1]
     with pytest.raises(InputError, match=r"no run of .*c\.mp4"):
         find_run(tmp_path / "runs", tmp_path / "c.mp4")
 
@@ -85,9 +86,12 @@ def test_the_same_settings_go_on_and_others_branch(begin: Begin, tmp_path: Path)
     assert resumption(run, {"num_frames": 160}, None, take).shared == 9
     assert resumption(run, {"num_frames": 80, "enhancer": "none"}, None, take).shared == 9
     assert resumption(run, {"num_frames": 30, "prompt": "a cat"}, 1, take).request.num_frames == 30
+    assert [resumption(run, {}, chunk, take).otherwise for chunk in (None, 3)] == [False, True]
     for given, chunk, output in (({"seed": 5}, None, take), ({}, 10, take), ({}, -1, take), ({"fps": 9.0}, None, None)):
         with pytest.raises(UsageError):
             resumption(run, given, chunk, output)
+    with pytest.raises(UsageError, match="steps or guidance would change"):
+        resumption(run, {"steps": 2}, None, take)
 
 
 def test_chunks_are_shared_up_to_where_a_prompt_falls_elsewhere(begin: Begin, tmp_path: Path) -> None:

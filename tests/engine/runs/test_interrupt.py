@@ -7,7 +7,8 @@ import pytest
 
 from stt2v.engine.errors import StoppedError
 from stt2v.engine.progress import Silent
-from stt2v.engine.runs.interrupt import Interrupt, StopEarly
+from stt2v.engine.runs.interrupt import WORDS, Interrupt, StopEarly
+from stt2v.engine.runs.record import VIDEO
 
 CHUNK, OTHER = "chunk-0003.safetensors", "96-frames/segment-0000.mp4"
 
@@ -38,7 +39,7 @@ def test_once_ends_the_video_after_the_chunk(number: int) -> None:
         interrupt.on_unit(CHUNK)  # one more that the enhancer's window needs
     watched.advance("generate")
     watched.advance("generate")
-    assert progress.notes == ["ending the video after this chunk, and finishing it; once more stops at once"]
+    assert progress.notes == [WORDS["finish"]]
 
 
 def test_once_may_save_only() -> None:
@@ -46,6 +47,7 @@ def test_once_may_save_only() -> None:
     with interrupt.listening():
         interrupt.check()
         send(signal.SIGTERM)
+        interrupt.on_unit(VIDEO)  # there is nothing left to save
         with pytest.raises(StoppedError):
             interrupt.on_unit(OTHER)
         with pytest.raises(StoppedError):

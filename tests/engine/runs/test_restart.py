@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,11 @@ from stt2v import cli
 from stt2v.engine.backends import cuda
 from stt2v.engine.errors import BackendError, DeviceLostError
 from stt2v.engine.media.read import read_frames
+from stt2v.engine.models.tiny import TINY
+from stt2v.engine.request import Request
 from stt2v.engine.runs import restart
+from stt2v.engine.runs.folder import begin_run
+from stt2v.engine.runs.record import new_record
 
 PICTURE = Path(__file__).parents[2] / "data" / "landscape.jpg"
 WORDS = ("generate", "--model", "tiny", "--image", str(PICTURE), "--steps", "1", "--num-frames", "60", "--no-enhance")
@@ -27,20 +32,21 @@ calls, run = [], HostEngine.run
 
 def losing(engine, inputs):
     calls.append(engine.spec.name)
-    if calls.count("conditions") == 2:  # of the third chunk
+    if calls.count(sys.argv[-2]) == int(sys.argv[-1]):
         raise DeviceLostError("CUDA failed (an illegal memory access)")
     return run(engine, inputs)
 
 HostEngine.run = losing
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(cli.main(sys.argv[1:-2]))
 """
 
 
-def test_a_lost_card_costs_no_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", [("first_step", "1"), ("conditions", "2")])  # of the first chunk, and of the third
+def test_a_lost_card_costs_no_frame(tmp_path: Path, call: tuple[str, str]) -> None:
     environment = {**os.environ, "STT2V_HOME": str(tmp_path / "home")}
     paths = [tmp_path / name for name in ("lost.mp4", "whole.mp4")]
-    for script, path in ((LOSING, paths[0]), (restart.SCRIPT, paths[1])):
-        words = [*WORDS, "--no-interpolate", "--output", str(path), "--no-metadata"]
+    for script, path, more in ((LOSING, paths[0], call), (restart.SCRIPT, paths[1], ())):
+        words = [*WORDS, "--no-interpolate", "--output", str(path), "--no-metadata", *more]
         done = subprocess.run(
             [sys.executable, "-c", script, *words], env=environment, capture_output=True, text=True, cwd=tmp_path
         )
@@ -56,25 +62,45 @@ def test_a_card_that_is_lost_again_and_again_ends_the_run(monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "execve", lambda program, words, environment: started.append([environment[restart.COUNT]]))
     for done in range(restart.MOST):
         monkeypatch.setenv(restart.COUNT, str(done))
-        with restart.restarting([]):
+        with restart.restarting(list):
             raise DeviceLostError("gone")
     assert started == [["1"], ["2"], ["3"]]
     monkeypatch.setenv(restart.COUNT, str(restart.MOST))
-    with pytest.raises(DeviceLostError), restart.restarting([]):
+    with pytest.raises(DeviceLostError), restart.restarting(list):
         raise DeviceLostError("gone")
 
 
 def test_what_was_said_of_the_run_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
 
-    def note(words: Sequence[str]) -> None:
-        said.extend(words)
+    def lost(words: Callable[[], Sequence[str]]) -> None:
+        said.extend(words())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stt2v.engine.commands.generate.restarting", note)
+    def begun(output: Path, run_dir: Path | None, context: Any, began: float) -> Sequence[str]:
+        return restart.resuming(output, context)
+
+    monkeypatch.setattr("stt2v.engine.commands.generate.restarting", lost)
+    monkeypatch.setattr("stt2v.engine.commands.generate.going_on", begun)
     of_the_run = ["--run-dir", "kept", "--discard-run", "--trust", "--preview", "live.mp4", "--json"]
     CliRunner().invoke(cli.app, [*WORDS, "--output", "a.mp4", *of_the_run])
     assert said == ["generate", "--resume", "a.mp4", *of_the_run]
+
+
+def test_an_older_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    record = new_record(tmp_path / "out.mp4", None, {"model": "tiny"} | Request(image=PICTURE).resolve(TINY).to_json())
+    begin_run(tmp_path, record, None)
+    command = restart.going_on(tmp_path / "out.mp4", tmp_path, _Context(), record.created + 1)
+    assert command == sys.argv[1:]
+    command = restart.going_on(tmp_path / "out.mp4", tmp_path, _Context(), record.created)
+    assert command == ["generate", "--resume", str(tmp_path / "out.mp4")]
+
+
+class _Context:
+    """What typer knows of a command without parameters."""
+
+    class command:
+        params = ()
 
 
 @pytest.mark.parametrize(("status", "lost"), [(700, True), (719, True), (214, True), (1, False), (999, False)])
