@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stt2v.engine.api import generate as generate
+    from stt2v.engine.drift import DriftLimits as DriftLimits
     from stt2v.engine.errors import Stt2vError as Stt2vError
     from stt2v.engine.request import Request as Request
     from stt2v.engine.session import Session as Session
 
 __version__ = "0.1.0"
-__all__ = ["Request", "Session", "Stt2vError", "__version__", "generate"]
+__all__ = ["DriftLimits", "Request", "Session", "Stt2vError", "__version__", "generate"]
 
 _HOMES = {
+    "DriftLimits": "stt2v.engine.drift",
     "Request": "stt2v.engine.request",
     "Session": "stt2v.engine.session",
     "Stt2vError": "stt2v.engine.errors",

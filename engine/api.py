@@ -1,14 +1,23 @@
 """The shortest way from Python: one call, all frames."""
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stt2v.engine.backends.base import Frames
+from stt2v.engine.console import progress_on
+from stt2v.engine.drift import DriftLimits, OnDrift
 from stt2v.engine.media.image import Fit
+from stt2v.engine.media.video import VideoWriter, check_output
+from stt2v.engine.media.whole import whole_file
 from stt2v.engine.models import DEFAULT_MODEL
+from stt2v.engine.progress import Silent
+from stt2v.engine.record import Origin, record_json
 from stt2v.engine.request import Request
 from stt2v.engine.session import Session, StepCallback
 
@@ -22,6 +31,18 @@ class Video:
 
     frames: tuple[Frames, ...]
     fps: float
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write it to an MP4, from which `stt2v generate --from` makes it again. Raises UsageError, OutputError."""
+        path = Path(path)
+        check_output(path)
+        _, height, width, _ = self.frames[0].shape
+        with (
+            whole_file(path) as temporary,
+            VideoWriter(temporary, width, height, self.fps, self.metadata) as writer,
+        ):
+            writer.write(self.frames[0])
 
 
 def generate(
@@ -41,15 +62,18 @@ def generate(
     overlap: int | None = None,
     blending: bool = True,
     interpolate: bool | None = None,
+    on_drift: OnDrift | None = None,
+    drift_limits: DriftLimits | None = None,
     first_chunk: str | None = None,
     engines: Path | None = None,
     backend: str | None = None,
     trust: bool = False,
+    progress: bool = False,
     callback_on_step_end: StepCallback | None = None,
 ) -> Video:
     """Make a video from an image or a prompt with the engines of `model`, and return all its frames.
 
-    With `trust`, `engines` may be of any origin: their code runs in this process.
+    With `trust`, `engines` may be of any origin: their code runs in this process. `progress` is shown on stderr.
 
     Raises UsageError, InputError, EngineSetError, BackendError, StageError.
     """
@@ -68,8 +92,17 @@ def generate(
         overlap=overlap,
         blending=blending,
         interpolate=interpolate,
+        on_drift=on_drift,
+        drift_limits=drift_limits,
         first_chunk=first_chunk,
     )
-    with Session.open(model, engines, backend, enhancer, trust) as session:
-        chunks = [chunk.frames for chunk in session.generate(request, callback_on_step_end=callback_on_step_end)]
-        return Video((np.concatenate(chunks),), session.plan(request).fps)
+    with (
+        progress_on(sys.stderr) if progress else nullcontext(Silent()) as shown,
+        Session.open(model, engines, backend, enhancer, trust, shown) as session,
+    ):
+        plan, done = session.plan(request), 0
+        frames = np.empty((plan.num_frames, plan.height, plan.width, 3), np.uint8)
+        for chunk in session.generate(request, shown, callback_on_step_end):
+            frames[done : done + len(chunk.frames)] = chunk.frames
+            done += len(chunk.frames)
+        return Video((frames,), plan.fps, {"comment": record_json(session, request, Origin())})

@@ -1,9 +1,11 @@
 """The shipped `tiny` from a picture to a video, through every stage, as a user gets it."""
 
 import hashlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 import stt2v
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import UsageError
+from stt2v.engine.media.read import read_frames
 from stt2v.engine.progress import Silent
+from stt2v.engine.record import read_record
 from stt2v.engine.request import Request
 from stt2v.engine.session import Session
 from stt2v.engine.videos import generate_video
@@ -82,6 +86,32 @@ def test_steps_can_be_watched_and_changed(session: Session) -> None:
     )
     assert video.frames[0].shape == (26, 64, 128, 3)
     assert seen == [(chunk, step) for chunk in (0, 1) for step in range(4)]
+
+
+def test_what_python_makes_can_be_saved_and_made_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    limits = stt2v.DriftLimits(seam=99, colour=255)
+    video = stt2v.generate(
+        str(PICTURE),
+        model="tiny",
+        num_frames=26,
+        steps=1,
+        enhancer="none",
+        on_drift="warn",
+        drift_limits=limits,
+        interpolate=False,
+        progress=True,
+    )
+    assert "chunk 1: seam" in capfd.readouterr().err
+    video.save(tmp_path / "out.mp4")
+    assert len(list(read_frames(tmp_path / "out.mp4"))) == 26
+    again = read_record(tmp_path / "out.mp4").again("tiny", {})
+    assert (again.image, again.num_frames, again.drift_limits) == (PICTURE, 26, limits)
+    with pytest.raises(UsageError, match=r"ends in \.mp4"):
+        video.save("out.avi")
+
+
+def test_python_takes_every_setting_of_a_request() -> None:
+    assert {field.name for field in fields(Request)} <= {*inspect.signature(stt2v.generate).parameters}
 
 
 def test_unknown_window_is_refused_before_any_work(session: Session) -> None:
