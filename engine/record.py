@@ -136,7 +136,7 @@ class Record:
 
     def differences(self, now: Mapping[str, Any]) -> Iterator[str]:
         """What is not here as it was, a line each; now: the settings of today."""
-        was, here = dict(_flat(self.made)), dict(_flat(json.loads(json.dumps(now))))
+        was, here = dict(flat(self.made)), dict(flat(json.loads(json.dumps(now))))
         for name in sorted((was.keys() & here.keys()) - NOT_COMPARED):
             if was[name] != here[name]:
                 yield f"{self.path} was made with {name} {_shown(was[name])}, here it is {_shown(here[name])}"
@@ -202,11 +202,11 @@ def _request(made: Mapping[str, Any]) -> Request:
     return replace(request, window=enhancing.window, overlap=enhancing.overlap) if enhancing else request
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings by dotted names."""
     for name, value in data.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

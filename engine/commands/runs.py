@@ -11,6 +11,7 @@ from stt2v.engine.commands.options import JsonOption
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import UsageError
 from stt2v.engine.media.whole import remove_left
+from stt2v.engine.record import flat
 from stt2v.engine.runs.folder import LIMIT, KeptRun, all_runs, remove_runs, runs_folder
 from stt2v.engine.size import in_words
 
@@ -54,7 +55,7 @@ def show(
         return
     say(f"{run.name}: {_state(run)}, {in_words(run.bytes)}")
     say(f"video {run.record.output}, begun {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.record.created))}")
-    for key, value in run.record.made.items():
+    for key, value in flat(run.record.made):
         say(f"  {key}: {value}")
 
 

@@ -19,7 +19,7 @@ from stt2v.engine.runs.journal import read_journal
 from stt2v.engine.runs.record import PICTURE, RECORD, VIDEO, RunRecord, read_record
 from stt2v.engine.runs.run import JOURNAL, LOCK, locked, sync
 
-LIMIT = 20 * 10**9  # bytes that the runs may take together
+LIMIT = 20 * 2**30  # bytes that the runs of whole videos may take together
 
 
 @dataclass(frozen=True)

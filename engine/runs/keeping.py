@@ -10,6 +10,7 @@ from typing import Any
 
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import DeviceLostError, InputError, StoppedError, UsageError
+from stt2v.engine.film import STILL
 from stt2v.engine.progress import Progress
 from stt2v.engine.record import Origin, placed
 from stt2v.engine.request import Request, Settings
@@ -62,8 +63,8 @@ class Keeping:
         with self._kept(self._begun(how.request, how.output, how.shared, how.origin)) as run:
             with Run(how.kept.directory) as other:
                 _check_shared(other, how.shared)
-                for index in range(how.shared):
-                    run.adopt(chunk_unit(index), other)
+                for unit in _units_shared(how, other):
+                    run.adopt(unit, other)
             yield run
 
     def _same(self, request: Request, output: Path) -> Path | None:
@@ -124,6 +125,13 @@ class Keeping:
             self.progress.note(
                 f"removed the run {gone.name} of {gone.record.output}: runs are kept up to {in_words(LIMIT)}"
             )
+
+
+def _units_shared(how: Resumption, other: Run) -> list[str]:
+    """What a take has in common with the run that it branches from; where chunks are, so is the still of the prompt."""
+    assert how.shared is not None
+    chunks = [chunk_unit(index) for index in range(how.shared)]
+    return [*chunks, STILL] if chunks and how.request.image is None and other.has(STILL) else chunks
 
 
 def _check_shared(run: Run, shared: int) -> None:
