@@ -1,9 +1,10 @@
 """The shortest way from Python: one call, all frames."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,9 +74,7 @@ def generate(
 ) -> Video:
     """Make a video from an image or a prompt with the engines of `model`, and return all its frames.
 
-    With `trust`, `engines` may be of any origin: their code runs in this process. `progress` is shown on stderr.
-
-    Raises UsageError, InputError, EngineSetError, BackendError, StageError.
+    trust: run the code of `engines`, whoever made them; progress: show it on stderr. Raises what `Session` does.
     """
     request = Request(
         prompt=prompt,
@@ -96,13 +95,18 @@ def generate(
         drift_limits=drift_limits,
         first_chunk=first_chunk,
     )
+    return _made(partial(Session.open, model, engines, backend, trust=trust), request, progress, callback_on_step_end)
+
+
+def _made(opened: Callable[..., Session], request: Request, progress: bool, callback: StepCallback | None) -> Video:
+    """The video of `request`; its frames are in memory once."""
     with (
         progress_on(sys.stderr) if progress else nullcontext(Silent()) as shown,
-        Session.open(model, engines, backend, enhancer, trust, shown) as session,
+        opened(enhancer=request.enhancer, progress=shown) as session,
     ):
         plan, done = session.plan(request), 0
         frames = np.empty((plan.num_frames, plan.height, plan.width, 3), np.uint8)
-        for chunk in session.generate(request, shown, callback_on_step_end):
+        for chunk in session.generate(request, shown, callback):
             frames[done : done + len(chunk.frames)] = chunk.frames
             done += len(chunk.frames)
         return Video((frames,), plan.fps, {"comment": record_json(session, request, Origin())})
