@@ -1,12 +1,11 @@
 """The shortest way from Python: one call, all frames."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 
@@ -46,6 +45,15 @@ class Video:
             writer.write(self.frames[0])
 
 
+class MadeBy(TypedDict, total=False):
+    """Which engines make a video, where, and whether they may be of any origin: their code runs in this process."""
+
+    engines: Path | None
+    backend: str | None
+    trust: bool
+    gpus: int
+
+
 def generate(
     image: "str | Path | Image | None" = None,
     prompt: str | None = None,
@@ -66,15 +74,13 @@ def generate(
     on_drift: OnDrift | None = None,
     drift_limits: DriftLimits | None = None,
     first_chunk: str | None = None,
-    engines: Path | None = None,
-    backend: str | None = None,
-    trust: bool = False,
     progress: bool = False,
     callback_on_step_end: StepCallback | None = None,
+    **made_by: Unpack[MadeBy],
 ) -> Video:
     """Make a video from an image or a prompt with the engines of `model`, and return all its frames.
 
-    trust: run the code of `engines`, whoever made them; progress: show it on stderr. Raises what `Session` does.
+    progress: show it on stderr; made_by: which engines, as `Session.open` takes them. Raises what `Session` does.
     """
     request = Request(
         prompt=prompt,
@@ -95,14 +101,14 @@ def generate(
         drift_limits=drift_limits,
         first_chunk=first_chunk,
     )
-    return _made(partial(Session.open, model, engines, backend, trust=trust), request, progress, callback_on_step_end)
+    return _made(model, request, progress, callback_on_step_end, made_by)
 
 
-def _made(opened: Callable[..., Session], request: Request, progress: bool, callback: StepCallback | None) -> Video:
+def _made(model: str, request: Request, progress: bool, callback: StepCallback | None, made_by: MadeBy) -> Video:
     """The video of `request`; its frames are in memory once."""
     with (
         progress_on(sys.stderr) if progress else nullcontext(Silent()) as shown,
-        opened(enhancer=request.enhancer, progress=shown) as session,
+        Session.open(model, enhancer=request.enhancer, progress=shown, **made_by) as session,
     ):
         plan, done = session.plan(request), 0
         frames = np.empty((plan.num_frames, plan.height, plan.width, 3), np.uint8)
