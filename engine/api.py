@@ -46,12 +46,13 @@ class Video:
 
 
 class MadeBy(TypedDict, total=False):
-    """Which engines make a video, where, and whether they may be of any origin: their code runs in this process."""
+    """Which engines make a video, and how, as `Session.open` takes it; with `trust` code of any origin runs here."""
 
     engines: Path | None
     backend: str | None
     trust: bool
     gpus: int
+    vram: int | None
 
 
 def generate(
