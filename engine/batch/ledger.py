@@ -3,6 +3,8 @@
 import hashlib
 import json
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol
 
 from stt2v.engine.backends.base import Closing
 from stt2v.engine.errors import OutputError
@@ -15,7 +17,30 @@ from stt2v.engine.runs.run import locked, pausing
 LEDGER = ".stt2v-batch"
 
 
-class Ledger(Closing):
+class Ledger(Protocol):
+    """The finished jobs of a batch."""
+
+    def has(self, job: Job) -> bool:
+        """Whether the job is done and its video is as it was made. Raises UsageError, InputError for its request."""
+        ...
+
+    def note(self, job: Job) -> None:
+        """The video of `job` is whole. Raises StoppedError when the disk is full."""
+        ...
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job is done."""
+        ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class FolderLedger(Closing):
     """The finished jobs of the batch in `folder`, which is made where there is none; one process works on it at a time.
 
     An entry's unit is a video's name and what it was made of: a job that has changed is another one. Raises
@@ -34,19 +59,19 @@ class Ledger(Closing):
             ) from error
 
     def has(self, job: Job) -> bool:
-        """Whether the job is done and its video is as it was made. Raises UsageError, InputError for its request."""
+        """See `Ledger`."""
         entry = self._journal.entries.get(unit_of(job))
         path = job.output
         return bool(entry and path.is_file() and path.stat().st_size == entry.bytes and hash_file(path) == entry.sha256)
 
     def note(self, job: Job) -> None:
-        """The video of `job` is whole. Raises StoppedError when the disk is full."""
+        """See `Ledger`."""
         with pausing(self._folder):
             self._journal.append(Entry(unit_of(job), hash_file(job.output), job.output.stat().st_size))
 
     @property
     def is_empty(self) -> bool:
-        """Whether no job is done."""
+        """See `Ledger`."""
         return not self._journal.entries
 
     def close(self) -> None:

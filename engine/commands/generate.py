@@ -66,7 +66,7 @@ def generate(
     job.check(views)  # a wrong argument is told before a missing engine set
     if job.folder:
         how = Making(backend, trust, keep, not no_metadata, gpus, vram)
-        make_all(Listed(picture_jobs(job)), job.output, how, as_json)
+        make_all(Listed(picture_jobs(job)), str(job.output), how, as_json)
         return
     with (
         restarting(partial(going_on, job.output, keep.run_dir, context, time.time())),

@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from stt2v import cli
-from stt2v.engine.batch.batch import by_engines, run_batch
-from stt2v.engine.batch.ledger import LEDGER
+from stt2v.engine.batch.batch import by_engines, in_turn, run_batch
+from stt2v.engine.batch.ledger import LEDGER, FolderLedger
 from stt2v.engine.batch.outcome import BatchReport, Outcome, State
 from stt2v.engine.errors import DeviceLostError, InputError, StoppedError, UsageError
 from stt2v.engine.job import Job
@@ -53,12 +55,18 @@ def jobs(tmp_path: Path) -> list[Job]:
 
 
 def states(jobs: list[Job], workshop: Workshop) -> list[State]:
-    return [outcome.state for outcome in run_batch(jobs, jobs[0].output.parent, workshop)]
+    """How each job ends, in the order of the list."""
+    ended = {outcome.job: outcome.state for outcome in outcomes(jobs, workshop)}
+    return [ended[str(job.output)] for job in jobs]
+
+
+def outcomes(jobs: list[Job], workshop: Workshop) -> Iterator[Outcome]:
+    return run_batch(jobs, FolderLedger(jobs[0].output.parent), partial(in_turn, workshop))
 
 
 def test_a_bad_job_does_not_stop_the_rest_and_is_tried_again(jobs: list[Job], workshop: Workshop) -> None:
     workshop.errors = {"b": InputError("no picture"), "c": ZeroDivisionError("oops")}
-    problems = [outcome.problem for outcome in run_batch(jobs, jobs[0].output.parent, workshop)]
+    problems = [outcome.problem for outcome in outcomes(jobs, workshop)]
     assert problems == [None, "no picture", "ZeroDivisionError: oops", None]
     assert states(jobs, workshop) == ["there", "made", "made", "there"]
     assert states(jobs, workshop) == ["there"] * 4
@@ -104,7 +112,7 @@ def test_a_torn_line_of_the_ledger_costs_its_job_only(jobs: list[Job], workshop:
 
 
 def test_one_process_works_on_a_folder(jobs: list[Job], workshop: Workshop) -> None:
-    running = run_batch(jobs, jobs[0].output.parent, workshop)
+    running = outcomes(jobs, workshop)
     next(running)
     with pytest.raises(UsageError, match="another process"):
         states(jobs, workshop)
