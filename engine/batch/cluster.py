@@ -19,7 +19,6 @@ from stt2v.engine.job import Job
 from stt2v.engine.progress import Silent
 from stt2v.engine.runs.interrupt import Interrupt
 
-LOCAL = "local"
 MOST = 3  # makers that a job may lose before it is taken to be the reason
 PATIENCE = 1.0  # seconds between two looks at what the cluster has
 
@@ -120,7 +119,7 @@ def on_cluster(url: str, how: Making, address: str, jobs: Sequence[Job]) -> Iter
 
 def _join(ray: Any, address: str) -> None:
     try:
-        ray.init(None if address == LOCAL else address, include_dashboard=None, log_to_driver=False)
+        ray.init(address, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BackendError(
             f"no Ray cluster is reached at {address} ({error}); start one, or say --ray local"
