@@ -63,9 +63,8 @@ class _Watch(fx.Interpreter):
         return super().run_node(n)
 
 
-def put_qdq(model: ir.Model, scales: Mapping[str, float]) -> int:
-    """Put the layers of `scales`, as `calibrated` gives them, in FP8. Returns how many there were."""
-    count = 0
+def put_qdq(model: ir.Model, scales: Mapping[str, float]) -> None:
+    """Put the layers of `scales`, as `calibrated` gives them, in FP8."""
     for node in list(model.graph):
         name = node.metadata_props.get(ORIGIN, "").partition(" ")[0].removeprefix("%")
         x, weight = (*node.inputs, None, None)[:2]
@@ -83,8 +82,6 @@ def put_qdq(model: ir.Model, scales: Mapping[str, float]) -> int:
         node.replace_input_with(1, dequantised.outputs[0])
         if not weight.uses():
             model.graph.initializers.pop(str(weight.name))
-        count += 1
-    return count
 
 
 def _weight(model: ir.Model, name: str, values: npt.NDArray[Any], axis: int) -> ir.Node:

@@ -113,7 +113,8 @@ class _Job:
         """Write the program as ONNX."""
         scales, kept = fp8_scales(program.exported)
         model = onnx_from_program(program, scales)
-        contents = _Contents(heads_in(model), len(scales), kept)
+        narrow = sum(node.op_type == "QuantizeLinear" for node in model.graph)
+        contents = _Contents(heads_in(model), narrow, kept)
         self.folder.mkdir()
         with WeightFile(self.folder / "weights.bin") as weights:
             save_onnx(model, self.folder / "model.onnx", weights)
