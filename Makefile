@@ -60,7 +60,7 @@ $(VENV)/.installed-cpu: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml tests/constraints.txt | $(BIN)/python .dev/stt2v
-	$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable '.[cpu,export,tensorrt-rtx,serve,dev]'
+	$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable '.[cpu,export,tensorrt-rtx,serve,cluster,dev]'
 	@touch $@ $(VENV)/.installed-cpu
 
 $(BIN)/python:

@@ -210,6 +210,7 @@ class Session(Closing):
 
     def close(self) -> None:
         self._group.close()
+        self._group = Alone()
         if isinstance(self.engines, EngineSet):
             self.engines.close()
 

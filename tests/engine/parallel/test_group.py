@@ -6,7 +6,9 @@ import numpy as np
 
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.backends.host import HostArrays
+from stt2v.engine.models.mini import MINI
 from stt2v.engine.parallel.group import Call, Outputs, SpreadEngine, SpreadEngines, run_all, size_of
+from stt2v.engine.session import Session
 from stt2v.engine.spec import EngineSpec, TensorSpec
 from stt2v.engine.stages.denoise import FusedStep, HalvedStep, guided_step
 
@@ -62,6 +64,16 @@ def test_the_group_of_an_engine_does_its_calls() -> None:
     assert group.calls == 4
     assert spread.run({"x": np.ones(1, np.float32)})["x"] == 2
     assert group.calls == 4
+
+
+def test_a_session_closes_its_group_once() -> None:
+    closed: list[str] = []
+    session = Session(MINI, {})
+    session._group = Counting()
+    session._group.close = lambda: closed.append("yes")  # type: ignore[method-assign]
+    with session:
+        session.close()
+    assert closed == ["yes"]
 
 
 def test_the_streaming_stage_goes_by_halves_where_there_are_several() -> None:
