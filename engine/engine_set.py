@@ -91,6 +91,11 @@ class EngineSet(Mapping[str, Engine], Closing):
         """Bytes of a card for weights that come and go and what runs beside them; None where they do not."""
         return min((b.budget for b in self._backends.values() if b.budget is not None), default=None)
 
+    def refit(self) -> bool:
+        """Memory ran out: count on what there is now. Returns whether that is less than before."""
+        shrunk = [backend.refit() for backend in self._backends.values()]  # all of them
+        return any(shrunk)
+
     def unload(self, names: Iterable[str]) -> None:
         """Give back the memory of those engines; each is loaded again when it is asked for."""
         for name in names:

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stt2v.engine.backends.inductor_weights import OUTSIDE, Table
+from stt2v.engine.backends.inductor_card import OUTSIDE
+from stt2v.engine.backends.inductor_weights import Table
 from stt2v.engine.backends.residency import Needs, Residency
 from stt2v.engine.errors import PlanError, UsageError
 from stt2v.engine.manifest import Manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stt2v.engine.backends import open_backend, runs_here
-from stt2v.engine.backends.inductor_weights import OUTSIDE
+from stt2v.engine.backends.inductor_card import OUTSIDE
 from stt2v.engine.build_costs import costs, disk_bytes, published_graphs
 from stt2v.engine.certificate import too_large
 from stt2v.engine.duration import in_time

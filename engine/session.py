@@ -193,10 +193,13 @@ class Session(Closing):
         return self._usable
 
     def step_down(self) -> str | None:
-        """From now on use what takes less memory and gives the same: steps by halves in place of fused ones.
+        """From now on use what takes less memory and gives the same.
 
-        Returns what changes in words, None when nothing is left to change.
+        That is, keep fewer weights on the card where others have taken of it, then do steps by halves in place of fused
+        ones. Returns what changes in words, None when nothing is left to change.
         """
+        if isinstance(self.engines, EngineSet) and self.engines.refit():
+            return "keeps to the memory that is free now"
         fused = fused_steps(self._usable)
         if not fused:
             return None

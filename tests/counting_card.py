@@ -37,5 +37,8 @@ class CountingCard:
     def synchronize(self) -> None:
         pass
 
+    def free(self) -> int:
+        return self.capacity - self.held
+
     def _give_back(self, nbytes: int) -> None:
         self.held -= nbytes

@@ -80,6 +80,10 @@ class Backend(Protocol):
         """Stay within so much memory of the card from now on. Raises UsageError where that cannot be kept to."""
         ...
 
+    def refit(self) -> bool:
+        """Memory ran out: count on what the card has free now. Returns whether that is less than before."""
+        ...
+
 
 class WholeEngines:
     """The half of a backend whose engines hold their weights, as long as they are loaded."""
@@ -93,6 +97,10 @@ class WholeEngines:
     def limit(self, nbytes: int) -> None:
         """See `Backend`: what a library takes for an engine is its own affair."""
         raise UsageError(f"--vram is given, backend {self.name!r} cannot keep to it; leave it out or use inductor")
+
+    def refit(self) -> bool:
+        """See `Backend`: nothing of what is loaded can go."""
+        return False
 
 
 class Closing:

@@ -6,6 +6,7 @@ table of the weights that it is called with, which lie in one file beside all en
 
 import importlib
 import os
+import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -20,16 +21,8 @@ import numpy.typing as npt
 
 from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
 from stt2v.engine.backends.host import check_inputs
-from stt2v.engine.backends.inductor_weights import (
-    LATER,
-    OUTSIDE,
-    SLACK,
-    CardWeights,
-    CudaCard,
-    MappedWeights,
-    Table,
-    Weights,
-)
+from stt2v.engine.backends.inductor_card import LATER, OUTSIDE, SLACK, CudaCard
+from stt2v.engine.backends.inductor_weights import CardWeights, MappedWeights, Table, Weights
 from stt2v.engine.backends.memory import Cost, HostMeter, Meter
 from stt2v.engine.backends.residency import Residency
 from stt2v.engine.errors import BackendError, DeviceLostError, OutOfMemoryError, UsageError
@@ -154,7 +147,10 @@ class InductorBackend:
             raise UsageError(f"--vram is {in_words(nbytes)}, expected more than the {in_words(OUTSIDE)} of CUDA itself")
         allowed = (nbytes - OUTSIDE + SLACK) / torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed))
-        self.weights.residency.budget = min(nbytes - OUTSIDE, _budget())
+        self.weights.residency.budget = min(nbytes - OUTSIDE, self.weights.residency.budget or nbytes)
+
+    def refit(self) -> bool:
+        return isinstance(self.weights, CardWeights) and self.weights.refit()
 
     @property
     def budget(self) -> int | None:
@@ -185,7 +181,8 @@ def open_on(device: str = "cpu") -> InductorBackend:
 
     if not torch.cuda.is_available():
         raise BackendError("PyTorch finds no CUDA device here; choose an engine set for cpu")
-    return InductorBackend(device, CardWeights(Residency(_budget()), CudaCard()), AllocatorMeter())
+    card = CudaCard()
+    return InductorBackend(device, CardWeights(Residency(card.free() - LATER - SLACK), card), AllocatorMeter())
 
 
 def register_kernels() -> None:
@@ -233,6 +230,7 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as exc:
+        traceback.clear_frames(exc.__traceback__)  # they hold what was computed so far
         raise OutOfMemoryError(f"{what}: memory ran out in PyTorch; free some or use smaller sizes") from exc
     except torch.AcceleratorError as exc:
         raise DeviceLostError(f"{what}: PyTorch failed on the card: {' '.join(str(exc).split())[:300]}") from exc
@@ -242,11 +240,3 @@ def translated(what: str) -> Iterator[None]:
             f"{what}: PyTorch {torch.__version__} failed: {reason}; an engine needs the PyTorch that it was built "
             "with: run `stt2v build-engines` again"
         ) from exc
-
-
-def _budget() -> int:
-    """Bytes for weights and activations in what the card has free; what PyTorch keeps for itself is as good as free."""
-    import torch
-
-    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return int(torch.cuda.mem_get_info()[0]) + kept - LATER - SLACK

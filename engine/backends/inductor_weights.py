@@ -3,9 +3,9 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stt2v.engine.backends.inductor_card import SLACK, Card
 from stt2v.engine.backends.residency import Needs, Residency
 from stt2v.engine.spec import EngineSpec
 
 TABLE, WEIGHTS = "weights.json", "weights.bin"
-BEFORE, LATER, SLACK = 512 << 20, 512 << 20, 256 << 20
-"""Bytes of a card beside weights and activations: what CUDA takes when it begins; what libraries and kernels take while
-engines run; values that go from engine to engine, and rounding."""
-OUTSIDE = BEFORE + LATER + SLACK
 PIECE, PIECES = 64 << 20, 2  # bytes of a buffer that weights pass through, and how many there are
 
 
@@ -129,70 +126,6 @@ def _mapped(row: Row) -> Any:
     )
 
 
-class Card(Protocol):
-    """The memory of a card and the way there, in PyTorch's tensors of bytes."""
-
-    def empty(self, nbytes: int) -> Any:
-        """Memory of the card."""
-        ...
-
-    def pinned(self, nbytes: int) -> Any:
-        """Memory of the host that the card reads by itself."""
-        ...
-
-    def copying(self) -> AbstractContextManager[object]:
-        """Copies that are begun in the block go beside the work of engines; the block ends when they are done."""
-        ...
-
-    def mark(self) -> Any:
-        """A mark behind the copies so far; its `synchronize` waits for them."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait for the engines."""
-        ...
-
-
-class CudaCard:
-    """The first card, by PyTorch's allocator."""
-
-    def __init__(self) -> None:
-        import torch
-
-        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-
-    def empty(self, nbytes: int) -> Any:
-        """See `Card`."""
-        import torch
-
-        return torch.empty(nbytes, dtype=torch.uint8, device="cuda")
-
-    def pinned(self, nbytes: int) -> Any:
-        """See `Card`."""
-        import torch
-
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-
-    @contextmanager
-    def copying(self) -> Iterator[None]:
-        """See `Card`. What is allocated inside is never memory that an engine may still use: streams share none."""
-        import torch
-
-        with torch.cuda.stream(self._stream):
-            yield
-        self._stream.synchronize()
-
-    def mark(self) -> Any:
-        """See `Card`."""
-        return self._stream.record_event()
-
-    def synchronize(self) -> None:
-        """See `Card`."""
-        import torch
-
-        torch.cuda.current_stream().synchronize()
-
-
 class CardWeights:
     """Weights on a card, as `residency` has it; the file is read through few pinned buffers by a thread of its own."""
 
@@ -233,6 +166,17 @@ class CardWeights:
         keys = [row.key for row in table.rows]
         self.residency.forget(keys)
         self._drop(keys)
+
+    def refit(self) -> bool:
+        """Drop all weights and count on what the card then has free; whether that is less than before."""
+        with suppress(Exception):  # what was on its way is not needed any more
+            self._arrived()
+        self._card.synchronize()
+        self.residency.keep(())
+        self._there.clear()
+        before, free = self.residency.budget, self._card.free() - SLACK
+        self.residency.budget = free if before is None else min(before, free)
+        return before is None or self.residency.budget < before
 
     def _drop(self, keys: Iterable[str]) -> None:
         for key in keys:

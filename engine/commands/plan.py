@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stt2v.engine.backends.inductor_weights import OUTSIDE
+from stt2v.engine.backends.inductor_card import OUTSIDE
 from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption, VramOption
 from stt2v.engine.commands.output import report
 from stt2v.engine.engine_set import declared_model

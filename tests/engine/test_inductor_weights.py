@@ -7,6 +7,7 @@ import pytest
 import torch
 from counting_card import CountingCard
 
+from stt2v.engine.backends.inductor_card import SLACK
 from stt2v.engine.backends.inductor_weights import CardWeights, MappedWeights, Row, Table
 from stt2v.engine.backends.residency import Residency
 from stt2v.engine.errors import OutOfMemoryError
@@ -74,3 +75,18 @@ def test_an_engine_that_does_not_fit_is_not_brought(tables: dict[str, Table]) ->
     weights = CardWeights(Residency(1 << 20), CountingCard(0))
     with pytest.raises(OutOfMemoryError, match="engine 'a' takes"):
         weights.of("a", tables["a"], tables["a"].needs(SPEC))
+
+
+def test_where_others_took_memory_all_goes_on_in_what_is_left(tables: dict[str, Table]) -> None:
+    card = CountingCard(SLACK + (100 << 20))
+    weights = CardWeights(Residency(1 << 30), card)
+    needs = {name: table.needs(SPEC) for name, table in tables.items()}
+    for name in tables:
+        weights.of(name, tables[name], needs[name])
+    card.capacity -= 90 << 20
+    assert weights.refit()
+    assert (card.held, weights.residency.budget) == (0, 10 << 20)
+    assert not weights.refit()
+    weights.of("b", tables["b"], needs["b"])
+    with pytest.raises(OutOfMemoryError, match="engine 'a' takes"):
+        weights.of("a", tables["a"], needs["a"])

@@ -11,7 +11,8 @@ from counting_card import CountingCard
 from stt2v import cli
 from stt2v.engine.backends.base import Engine, Frames, Value, Values
 from stt2v.engine.backends.fake import FakeEngine
-from stt2v.engine.backends.inductor_weights import OUTSIDE, CardWeights, Row, Table
+from stt2v.engine.backends.inductor_card import OUTSIDE
+from stt2v.engine.backends.inductor_weights import CardWeights, Row, Table
 from stt2v.engine.backends.residency import Residency
 from stt2v.engine.engine_set import EngineSet, Without
 from stt2v.engine.errors import UsageError

@@ -1,0 +1,85 @@
+"""The memory of a card and the way there, as the weights of Inductor's engines need them."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+BEFORE, LATER, SLACK = 512 << 20, 512 << 20, 256 << 20
+"""Bytes of a card beside weights and activations: what CUDA takes when it begins; what libraries and kernels take while
+engines run; values that go from engine to engine, and rounding."""
+OUTSIDE = BEFORE + LATER + SLACK
+
+
+class Card(Protocol):
+    """The memory of a card and the way there, in PyTorch's tensors of bytes."""
+
+    def empty(self, nbytes: int) -> Any:
+        """Memory of the card."""
+        ...
+
+    def pinned(self, nbytes: int) -> Any:
+        """Memory of the host that the card reads by itself."""
+        ...
+
+    def copying(self) -> AbstractContextManager[object]:
+        """Copies that are begun in the block go beside the work of engines; the block ends when they are done."""
+        ...
+
+    def mark(self) -> Any:
+        """A mark behind the copies so far; its `synchronize` waits for them."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for the engines."""
+        ...
+
+    def free(self) -> int:
+        """Bytes that nobody uses."""
+        ...
+
+
+class CudaCard:
+    """The first card, by PyTorch's allocator."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def empty(self, nbytes: int) -> Any:
+        """See `Card`."""
+        import torch
+
+        return torch.empty(nbytes, dtype=torch.uint8, device="cuda")
+
+    def pinned(self, nbytes: int) -> Any:
+        """See `Card`."""
+        import torch
+
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        """See `Card`. What is allocated inside is never memory that an engine may still use: streams share none."""
+        import torch
+
+        with torch.cuda.stream(self._stream):
+            yield
+        self._stream.synchronize()
+
+    def mark(self) -> Any:
+        """See `Card`."""
+        return self._stream.record_event()
+
+    def synchronize(self) -> None:
+        """See `Card`."""
+        import torch
+
+        torch.cuda.current_stream().synchronize()
+
+    def free(self) -> int:
+        """See `Card`. What PyTorch keeps for itself is as good as free."""
+        import torch
+
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + kept
