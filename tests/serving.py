@@ -28,6 +28,7 @@ from stt2v.engine.session import Session
 from stt2v.engine.spec import EngineSpec
 from stt2v.engine.store import SHIPPED
 
+PATIENCE = 180  # seconds: how long things take says more of the machine than of the code
 SMALL = {"model": "mini", "size": "64x64", "seconds": 0.25}  # four frames of one chunk
 
 
@@ -89,11 +90,11 @@ class Served:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def ended(self, name: str, within: float = 60) -> dict[str, Any]:
+    def ended(self, name: str, within: float = PATIENCE) -> dict[str, Any]:
         """Wait until a video has ended."""
         return self.until(name, lambda video: video["status"] in ("completed", "failed"), within)
 
-    def until(self, name: str, wanted: Callable[[dict[str, Any]], bool], within: float = 60) -> dict[str, Any]:
+    def until(self, name: str, wanted: Callable[[dict[str, Any]], bool], within: float = PATIENCE) -> dict[str, Any]:
         """Wait until a video is as wanted."""
         end = time.monotonic() + within
         while not wanted(video := self.client.get(f"/v1/videos/{name}").json()):
@@ -116,12 +117,12 @@ def serving(folder: Path, **how: Any) -> Iterator[Served]:
     with listening("127.0.0.1", 0, config.token) as (listener, address):
         thread = threading.Thread(target=lambda: asyncio.run(serve(config, listener, begun)))
         thread.start()
-        assert ready.wait(60)
+        assert ready.wait(PATIENCE)
         headers = {"Authorization": f"Bearer {config.token}"} if config.token else {}
         try:
-            with httpx2.Client(base_url=address, headers=headers, timeout=60) as client:
+            with httpx2.Client(base_url=address, headers=headers, timeout=PATIENCE) as client:
                 yield Served(client, servers[0].studio, address)
         finally:
             servers[0].handle_exit(signal.SIGTERM, None)
-            thread.join(60)
+            thread.join(PATIENCE)
             assert not thread.is_alive()

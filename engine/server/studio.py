@@ -112,7 +112,9 @@ def opened_studio(config: Config) -> Iterator[Studio]:
     with _held(files.folder), VideoQueue(files.queue, config.places) as queue, Planner() as planner:
         offers = planner(find_offers, config.models)
         if not offers:
-            raise UsageError(f"no engines of {', '.join(config.models)} are here; see `stt2v engines list`")
+            raise UsageError(
+                f"no engines of {', '.join(config.models) or 'any model'} are here; see `stt2v engines list`"
+            )
         studio = Studio(config, files, queue, Board(), planner, offers, Metrics(queue))
         for ticket in queue.left_over():
             studio._forget(ticket)

@@ -84,7 +84,11 @@ function login() {
 
 function listen() {
   const events = new EventSource("/v1/events");
-  events.onopen = () => { $("link").textContent = ""; list(); };
+  events.onopen = () => {
+    $("link").textContent = "";
+    if (videos.get(chosen)?.status === "in_progress") shown.state = null; // its preview has ended with the connection
+    list();
+  };
   events.onerror = () => {
     $("link").textContent = "The server does not answer; trying again …";
     if (events.readyState === EventSource.CLOSED) setTimeout(() => api("/v1/models").then(listen, listen), 2000);

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Served, serving, slow_session
+from serving import PATIENCE, Served, serving, slow_session
 
 from stt2v.engine.server.worker import open_session
 
@@ -59,7 +59,7 @@ class Page:
     def click(self, name: str) -> None:
         self.page.get_by_role("button", name=name).first.click()
 
-    def until(self, told: str, within: float = 60) -> None:
+    def until(self, told: str, within: float = PATIENCE) -> None:
         """Wait until JavaScript says so. The page's policy forbids playwright's own way to wait for that."""
         end = time.monotonic() + within
         while not self.page.evaluate(told):
