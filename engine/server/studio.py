@@ -16,10 +16,10 @@ from stt2v.engine.server.attendant import Attendant
 from stt2v.engine.server.board import Board
 from stt2v.engine.server.estimate import Estimate
 from stt2v.engine.server.files import Files
-from stt2v.engine.server.messages import Died, Done, Failed, News, Outcome
+from stt2v.engine.server.messages import Died, Done, Failed, News, Outcome, Stopped
 from stt2v.engine.server.metrics import Metrics
 from stt2v.engine.server.offers import Offer, Planner, find_offers
-from stt2v.engine.server.ticket import Ticket
+from stt2v.engine.server.ticket import ENDED, Ticket
 from stt2v.engine.server.video_queue import VideoQueue
 from stt2v.engine.server.worker import OpenSession, Task, open_session
 
@@ -81,14 +81,17 @@ class Studio:
     def ended(self, ticket: Ticket, outcome: Outcome) -> None:
         """Take in how the making of a video ended."""
         self.estimates.pop(ticket.id, None)
-        if self.queue.find(ticket.id) is None:
+        match outcome:
+            case Done():
+                ticket = self.queue.end(ticket, "completed")
+            case Failed(error):
+                ticket = self.queue.end(ticket, "failed", error)
+            case Stopped():
+                ticket = self.queue.end(ticket, "queued")
+        if self.queue.find(ticket.id) is None:  # deleted, perhaps only now
             self._forget(ticket)
-        elif isinstance(outcome, Done):
-            self.metrics.ended(self.queue.end(ticket, "completed"))
-        elif isinstance(outcome, Failed):
-            self.metrics.ended(self.queue.end(ticket, "failed", outcome.error))
-        else:
-            self.queue.end(ticket, "queued")
+        elif ticket.status in ENDED:
+            self.metrics.ended(ticket)
         self.board.tell(ticket.id)
 
     def seconds_to_a_place(self) -> int:
