@@ -24,7 +24,7 @@ class Estimate:
         """Take in what the worker tells."""
         match news:
             case Forecast():
-                self._forecast, self._shares = news, dict.fromkeys(news.seconds, 0.0)
+                self.stage, self._forecast, self._shares = None, news, dict.fromkeys(news.seconds, 0.0)
             case StageBegun(name, total):
                 self._begin(name, total)
             case Advanced(name, steps):

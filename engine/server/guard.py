@@ -95,7 +95,7 @@ class Guard:
     def _check_site(self, request: Request, host: str) -> None:
         """Browsers say which page asks. That of another site may be followed to the page, but not use the API."""
         origin = request.headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and _place(origin) != host.lower()
         site = request.headers.get("sec-fetch-site", "none")
         visit = (
             request.method == "GET" and request.url.path == "/" and request.headers.get("sec-fetch-mode") == "navigate"
@@ -145,6 +145,17 @@ class _Sending:
         await self._send(message)
 
 
+def _place(origin: str) -> str | None:
+    """The `host:port` of an origin; None for one that has none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
+
+
 def _name(host: str) -> str:
     """The host of `host:port`."""
-    return urlsplit(f"//{host}").hostname or ""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

@@ -18,10 +18,12 @@ FORMAT = 1
 WAITING = "('queued', 'in_progress')"
 COLUMNS = [field.name for field in fields(Ticket)]
 TABLE = f"""
+begin;
 create table videos (place integer primary key autoincrement, {", ".join(COLUMNS)}, unique (id), unique (key));
 create index status on videos (status, place);
 create view seen as select * from videos where not deleted;
 pragma user_version = {FORMAT};
+commit;
 """
 
 
@@ -121,10 +123,7 @@ class VideoQueue(Closing):
 
     def waiting(self) -> Sequence[Ticket]:
         """Those that are not ended, the oldest first."""
-        states = "status in ('queued', 'in_progress')"
-        return [
-            _ticket(row) for row in self._all(f"select * from videos where {states} and not deleted order by place")
-        ]
+        return [_ticket(row) for row in self._all(f"select * from seen where status in {WAITING} order by place")]
 
     def count(self, status: Status) -> int:
         """How many there are in this state."""
@@ -133,10 +132,8 @@ class VideoQueue(Closing):
 
     def ahead_of(self, ticket: Ticket) -> int:
         """How many wait before a ticket that waits."""
-        before = "select place from videos where id = ?"
-        row = self._one(
-            f"select count(*) from videos where status = 'queued' and not deleted and place < ({before})", ticket.id
-        )
+        place = "select place from videos where id = ?"
+        row = self._one(f"select count(*) from seen where status = 'queued' and place < ({place})", ticket.id)
         return int(row[0])
 
     def takes_of(self, ticket: Ticket) -> Sequence[Ticket]:
@@ -148,7 +145,7 @@ class VideoQueue(Closing):
         """Have nobody see a ticket any more, also if a worker is at it; returns it as it was, None when it is gone."""
         with self._changed:
             before = self.find(ticket.id)
-            self._run("update videos set deleted = true where id = ?", ticket.id)
+            self._run("update videos set deleted = true, key = null where id = ?", ticket.id)
             return before
 
     def forget(self, ticket: Ticket) -> None:

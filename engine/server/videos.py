@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, HTTPException, Query, Request
 from fastapi.responses import FileResponse
 
@@ -82,7 +83,7 @@ def delete(ticket: Found, studio: StudioHere) -> DeletedObject:
 async def take(ticket: Found, body: TakeBody, studio: StudioHere, key: Key = None) -> VideoObject:
     """Ask for another take of a video: from a chunk on, or all of it, with another seed, prompt or length."""
     picture = studio.files.of(ticket.id).picture if ticket.has_picture else None
-    return await accepted(studio, take_ticket(studio, ticket, body, key), picture)
+    return await accepted(studio, await to_thread.run_sync(take_ticket, studio, ticket, body, key), picture)
 
 
 @router.get("/{video_id}/content", responses=refusals(404, 409, 422), response_class=FileResponse)

@@ -39,6 +39,8 @@ def client(token: str | None, host: str = "localhost:8000") -> TestClient:
         ("127.0.0.1.nip.io", 421),
         ("10.0.0.1", 421),
         ("localhost@evil.example", 421),
+        ("[::1", 421),
+        ("", 421),
     ],
 )
 def test_without_a_token_only_this_machine_is_answered(host: str, status: int) -> None:
@@ -53,6 +55,8 @@ def test_without_a_token_only_this_machine_is_answered(host: str, status: int) -
         ("POST", "/api", {"Origin": "http://localhost:3000"}, 403),
         ("POST", "/api", {"Origin": "https://evil.example"}, 403),
         ("POST", "/api", {"Origin": "null"}, 403),
+        ("POST", "/api", {"Origin": ""}, 403),
+        ("POST", "/api", {"Origin": "http://["}, 403),
         ("GET", "/api", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
         ("GET", "/api", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
         ("GET", "/api", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),

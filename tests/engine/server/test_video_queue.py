@@ -90,6 +90,12 @@ def test_the_deleted_are_gone_but_for_their_files(queue: VideoQueue) -> None:
     assert queue.take() is None
 
 
+def test_the_key_of_a_deleted_video_is_free(queue: VideoQueue) -> None:
+    queue.delete(queue.add(ticket(key="a")))
+    again = ticket(key="a", prompt="another")
+    assert queue.add(again) == again
+
+
 def test_takes_that_need_chunks_are_known(queue: VideoQueue) -> None:
     source = queue.add(ticket())
     take = queue.add(ticket(source=source.id, from_chunk=1))
