@@ -26,7 +26,7 @@ SOME_PICTURE = Path("picture")  # stands for one in requests that are only plann
 SEEDS = 2**32
 
 
-def studio_here(request: Request) -> Studio:
+async def studio_here(request: Request) -> Studio:
     """The studio of the server that was asked."""
     studio: Studio = request.app.state.studio
     return studio
