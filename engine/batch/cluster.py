@@ -108,13 +108,22 @@ def on_cluster(url: str, how: Making, address: str, jobs: Sequence[Job]) -> Iter
     ray = _ray()
     _join(ray, address)
     try:
-        floor = _Floor(ray, how, url, list(jobs))
+        url = url if "://" in url else str(Path(url).absolute())
+        keep = replace(how.keep, run_dir=how.keep.run_dir and how.keep.run_dir.absolute())
+        floor = _Floor(ray, replace(how, keep=keep), url, list(map(_anywhere, jobs)))
         while floor.waiting or floor.calls:
             floor.hire()
             ready, _ = ray.wait([*floor.calls], timeout=PATIENCE)
             yield from filter(None, map(floor.ended, ready))
     finally:
         ray.shutdown()
+
+
+def _anywhere(job: Job) -> Job:
+    """The job with paths that do not depend on the folder that a process is in; its video is made in the outbox."""
+    image = job.request.image
+    request = replace(job.request, image=image.absolute()) if isinstance(image, Path) else job.request
+    return replace(job, request=request, engines=job.engines and job.engines.absolute())
 
 
 def _join(ray: Any, address: str) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from stt2v.engine.backends.base import Closing
 from stt2v.engine.batch.ledger import LEDGER, FolderLedger, Ledger, unit_of
@@ -36,7 +37,7 @@ class Share:
 
     def put(self, path: Path) -> None:
         """Move a file of the outbox into the folder, where it appears whole. Raises OutputError."""
-        part = f"{self._folder}/.part-{path.name}"
+        part = f"{self._folder}/.part-{uuid4().hex}"  # of its own: another machine may put the same file
         try:
             self._files.put_file(str(path), part)
             self._files.mv(part, f"{self._folder}/{path.name}")

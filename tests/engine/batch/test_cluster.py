@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stt2v.engine.batch.cluster import _anywhere
 from stt2v.engine.batch.share import Share, SharedLedger, ledger_of
 from stt2v.engine.commands.batch import batch
 from stt2v.engine.errors import UsageError
@@ -100,6 +101,13 @@ def test_every_job_ends_once(fault: str, tmp_path: Path, monkeypatch: pytest.Mon
         assert sum(1 for _ in read_frames(tmp_path / "out" / f"{name}.mp4")) == 3
     again = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert {job["state"] for job in json.loads(again.stdout)["jobs"]} == {"there"}
+
+
+def test_a_job_means_the_same_in_another_folder() -> None:
+    job = _anywhere(Job("tiny", Request(image=Path("a.png")), Path("out/a.mp4"), Path("set")))
+    assert (job.request.image, job.engines) == (Path("a.png").absolute(), Path("set").absolute())
+    plain = Job("mini", Request(prompt="a cat"), Path("out/a.mp4"))
+    assert _anywhere(plain) == plain
 
 
 def test_a_ledger_where_nothing_can_be_appended(tmp_path: Path) -> None:
