@@ -78,7 +78,8 @@ class InductorCompile:
     def __call__(self, program: Program) -> Finish:
         name = program.spec.name
         flat, counts, kept = lower(program.exported, self.target)
-        job = _Job(name, self.directory, bool(counts), activation_bytes(flat))
+        # The environment is taken here because engines that run beside the builders change it for a while.
+        job = _Job(name, self.directory, bool(counts), activation_bytes(flat), dict(os.environ))
         inputs = [torch.empty(t.shape, dtype=getattr(torch, t.dtype), device="meta") for t in program.spec.inputs]
         layouts = tuple(Layout.of(tensor, self.target) for tensor in (*flat.weights.values(), *inputs))
         job.folder.mkdir()
@@ -126,6 +127,7 @@ class _Job:
     directory: Path
     kernels: bool
     activations: int
+    environment: Mapping[str, str]
 
     @property
     def folder(self) -> Path:
@@ -147,7 +149,7 @@ class _Job:
         cache = self.folder / CACHE
         places = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
         threads = {"TORCHINDUCTOR_COMPILE_THREADS": str(max(2, (os.cpu_count() or 1) // SIDE_BY_SIDE))}
-        done = subprocess.run(command, env=os.environ | places | threads, capture_output=True, text=True)
+        done = subprocess.run(command, env={**self.environment, **places, **threads}, capture_output=True, text=True)
         if done.returncode:
             words = [line for line in done.stderr.splitlines() if line.strip()]
             ended = f"was ended by signal {-done.returncode}" if done.returncode < 0 else "failed"

@@ -235,7 +235,9 @@ def translated(what: str) -> Iterator[None]:
     except torch.AcceleratorError as exc:
         raise DeviceLostError(f"{what}: PyTorch failed on the card: {' '.join(str(exc).split())[:300]}") from exc
     except (RuntimeError, AssertionError, ValueError, LookupError, OSError, zipfile.BadZipFile) as exc:
-        reason = f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"
+        place = traceback.extract_tb(exc.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        reason = f"{type(exc).__name__} at {where}: {' '.join(str(exc).split())[:300]}"
         raise BackendError(
             f"{what}: PyTorch {torch.__version__} failed: {reason}; an engine needs the PyTorch that it was built "
             "with: run `stt2v build-engines` again"
