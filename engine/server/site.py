@@ -46,7 +46,7 @@ def plan(body: PlanBody, studio: StudioHere) -> PlanObject:
     )
 
 
-@router.post("/login", status_code=204, responses=refusals(401, 413, 422))
+@router.post("/login", status_code=204, responses=refusals(400, 401, 413, 422))
 def login(body: LoginBody, request: Request, response: Response, studio: StudioHere) -> None:
     """Exchange the token for a cookie, which pages cannot read and other sites do not send."""
     token = studio.config.token
