@@ -38,7 +38,7 @@ def test_a_rank_that_dies_ends_the_run_and_costs_no_frame(
     assert cli.main([*WORDS, "--gpus", "2"]) == 3
     said = capsys.readouterr().err
     assert re.search(r"error: rank 1 of 2 was killed by SIGKILL", said)
-    assert re.search("generate --resume .*out.mp4", said)
+    assert re.search("generate --resume=.*out.mp4", said)
     assert cli.main(["generate", "--resume", "out.mp4"]) == 0
     assert cli.main([*WORDS, "-o", "whole.mp4"]) == 0
     one, other = (np.stack(list(read_frames(tmp_path / name))) for name in ("out.mp4", "whole.mp4"))
