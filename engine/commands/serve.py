@@ -10,7 +10,7 @@ import typer
 from stt2v.engine.commands.output import say
 from stt2v.engine.errors import UsageError
 
-NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 def serve(
