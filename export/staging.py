@@ -15,6 +15,7 @@ from pathlib import Path
 from stt2v.engine.errors import ExportError, UsageError
 from stt2v.engine.manifest import MANIFEST
 from stt2v.engine.store import leftovers
+from stt2v.export.card import LOCK
 from stt2v.export.journal import JOURNAL
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
@@ -58,7 +59,8 @@ def _replaceable(directory: Path) -> bool:
 
 def install(stage: Path, directory: Path) -> None:
     """Give the whole set in `stage` its name; what had it is removed. At every moment there is one or the other."""
-    (stage / JOURNAL).unlink(missing_ok=True)
+    for name in (JOURNAL, LOCK):  # of the build alone
+        (stage / name).unlink(missing_ok=True)
     if not directory.exists():
         stage.rename(directory)
         return
