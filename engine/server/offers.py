@@ -21,6 +21,7 @@ from stt2v.engine.models.model import Model
 from stt2v.engine.plan import plan_run
 from stt2v.engine.request import Request
 from stt2v.engine.run_costs import RunCost, run_cost
+from stt2v.engine.server.child import follow_server
 from stt2v.engine.store import find_sets
 
 T = TypeVar("T")
@@ -83,4 +84,4 @@ class Planner(Closing):
 
 
 def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), follow_server)

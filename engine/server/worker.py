@@ -2,12 +2,9 @@
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 from stt2v.engine.backends.base import Closing
 from stt2v.engine.errors import DeviceLostError, StoppedError, Stt2vError
 from stt2v.engine.progress import Progress, Silent
+from stt2v.engine.server.child import follow_server
 from stt2v.engine.server.files import Files
 from stt2v.engine.server.making import make_video
 from stt2v.engine.server.messages import Advanced, Done, Failed, Outcome, StageBegun, Stopped
@@ -45,11 +43,9 @@ class Task:
 
 def work(pipe: Connection, stop: Event, task: Task) -> None:
     """The life of a worker: a video for each ticket that comes, until None does. It ends with its server, too."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # terminals and service managers send them to all processes,
-        signal.signal(number, signal.SIG_IGN)  # and the server tells its workers what follows from them
+    follow_server()
     if task.card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = task.card
-    threading.Thread(target=_end_with_server, daemon=True).start()
     with ThreadPoolExecutor(1) as beside:  # in the main thread, the making of a video would listen to signals
         beside.submit(_make_all, pipe, stop, task).result()
 
@@ -59,14 +55,6 @@ def _make_all(pipe: Connection, stop: Event, task: Task) -> None:
         held.warm(task.first)
         while (ticket := pipe.recv()) is not None:
             pipe.send(_outcome(held, ticket, Wire(pipe, stop), stop, task))
-
-
-def _end_with_server() -> None:
-    """Leave at once when the server is gone, because the next one takes the runs over."""
-    server = parent_process()
-    assert server is not None
-    connection.wait([server.sentinel])
-    os._exit(1)
 
 
 def _outcome(held: "Held", ticket: Ticket, progress: "Wire", stop: Event, task: Task) -> Outcome:
