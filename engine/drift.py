@@ -11,7 +11,7 @@ import numpy as np
 from stt2v.engine.backends.base import Array, Frames
 from stt2v.engine.errors import DriftError, UsageError
 from stt2v.engine.flow import dense_flow
-from stt2v.engine.metrics import motion, seam_ratio, sharpness
+from stt2v.engine.metrics import mean_colour, motion, seam_ratio, sharpness
 from stt2v.engine.progress import Progress
 from stt2v.engine.stages.decode import to_uint8
 
@@ -105,7 +105,7 @@ class Beginning:
     @classmethod
     def of(cls, frames: Frames) -> "Beginning":
         """frames: [F, H, W, 3], uint8."""
-        return cls(float(sharpness(frames).mean()), _mean_colour(frames))
+        return cls(float(sharpness(frames).mean()), mean_colour(frames))
 
     def drift(self, before: Frames, frames: Frames) -> Drift:
         """How far `frames`, [n, H, W, 3], uint8, are from here; before: [H, W, 3], the frame ahead of them."""
@@ -113,7 +113,7 @@ class Beginning:
         return Drift(
             seam=_number(seam_ratio([before, *frames], [1])),
             sharpness=own / self.sharpness if self.sharpness else math.inf if own else 1.0,
-            colour=float(np.linalg.norm(_mean_colour(frames) - self.colour)),
+            colour=float(np.linalg.norm(mean_colour(frames) - self.colour)),
             flow=_mean_flow([before, *frames]),
         )
 
@@ -171,10 +171,6 @@ class DriftWatch:
         return max(strains.values()), ", ".join(
             f"{name} {figures[name]:.3g} (limit {limits[name]:g})" for name in outside
         )
-
-
-def _mean_colour(frames: Frames) -> Array:
-    return np.asarray(frames.mean(axis=(0, 1, 2), dtype=np.float64), np.float32)
 
 
 def _mean_flow(frames: Sequence[Frames]) -> float:

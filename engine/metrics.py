@@ -169,10 +169,6 @@ def _laplacian(image: Array) -> Array:
     return np.asarray(image[:-2, 1:-1] + image[2:, 1:-1] + image[1:-1, :-2] + image[1:-1, 2:] - 4 * centre)
 
 
-def colour_shift(frames: Iterable[Frames]) -> Figures:
-    """Distance of each frame's mean colour from the first frame's, on the 0..255 scale; grows when colours drift.
-
-    Returns [N], the first of them 0.
-    """
-    means = np.array([frame.mean(axis=(0, 1), dtype=np.float64) for frame in frames])
-    return np.asarray(np.linalg.norm(means - means[0], axis=1))
+def mean_colour(frames: Frames) -> Array:
+    """frames: [N, H, W, 3], uint8 -> their mean colour, [3], float32, 0..255; it moves when colours drift."""
+    return np.asarray(frames.mean(axis=(0, 1, 2), dtype=np.float64), np.float32)

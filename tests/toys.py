@@ -11,11 +11,13 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from stt2v.engine.backends.base import Engine
+from stt2v.engine.parity import Parity, compare, limit_for
 from stt2v.export.capture import program_from_graph
 from stt2v.export.eager import EagerEngine
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.random_weights import random_state
-from stt2v.export.reference import seeded_inputs
+from stt2v.export.reference import reference_of, seeded_inputs
 from stt2v.export.step import Half, Network, Step, Update, UpdateRule
 from stt2v.export.to_onnx import onnx_from_program
 
@@ -113,3 +115,10 @@ def checked_by_onnx_runtime(graph: Graph) -> ir.Model:
     for output, value in zip(actual, expected.values(), strict=True):
         np.testing.assert_allclose(output, value, rtol=0, atol=1e-4 * np.abs(value).max())
     return model
+
+
+def parity_of(engine: Engine, graph: Graph, precision: str, seed: int = 0) -> Parity:
+    """`engine` beside the module of `graph`, which is in float32. Raises BackendError when the engine does not run."""
+    reference = reference_of(graph, engine.spec, seed)
+    limit = limit_for(precision, reference.made_in)
+    return compare(graph.name, engine.run(reference.inputs(engine.spec)), reference.outputs, limit)

@@ -5,7 +5,7 @@ import pytest
 
 from stt2v.engine.errors import UsageError
 from stt2v.engine.flow import dense_flow
-from stt2v.engine.metrics import colour_shift, mawe, resized, seam_ratio, sharpness, splat
+from stt2v.engine.metrics import mawe, mean_colour, resized, seam_ratio, sharpness, splat
 
 
 @pytest.fixture
@@ -75,10 +75,11 @@ def test_blur_lowers_sharpness(frame):
     assert soft < sharp
 
 
-def test_colour_shift_measures_drift(frame):
-    warmer = frame.copy()
-    warmer[..., 0] = np.minimum(frame[..., 0].astype(int) + 4, 255)
-    assert colour_shift([frame, warmer]) == pytest.approx([0, 4])
+def test_mean_colour_moves_with_the_frames(frame):
+    warmer = frame.astype(int)
+    warmer[..., 0] += 4
+    pair = np.stack([frame, np.minimum(warmer, 255).astype(np.uint8)])
+    assert mean_colour(pair) - mean_colour(pair[:1]) == pytest.approx([2, 0, 0], abs=1e-3)
 
 
 def test_dense_flow_finds_a_shift(frame):

@@ -7,13 +7,13 @@ import onnx_ir as ir
 import pytest
 import torch
 from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLUNet
+from toys import parity_of
 
 from stt2v.engine.backends import open_backend
 from stt2v.engine.errors import ExportError
 from stt2v.export.capture import program_from_graph
 from stt2v.export.families.i2vgen_xl import PUBLISHED, TOY, random_weights, toy_graphs
 from stt2v.export.models.i2vgen_xl import I2VGenXLNetwork, WindowConditions
-from stt2v.export.parity import parity_of
 from stt2v.export.precision import in_precision
 from stt2v.export.to_onnx import onnx_from_program
 from stt2v.export.weights.i2vgen_xl import load_component, original_shapes

@@ -13,7 +13,6 @@ from stt2v.export.capture import program_from_graph
 from stt2v.export.eager import EagerEngine
 from stt2v.export.flat_program import flatten
 from stt2v.export.graph import Graph
-from stt2v.export.parity import parity_of
 from stt2v.export.precision import in_precision
 from stt2v.export.qdq import HEADROOM, KINDS, calibrated
 from stt2v.export.reference import seeded_inputs
@@ -41,7 +40,7 @@ def test_onnx_is_valid_and_in_parity(engines, name) -> None:
     directory, specs, _ = engines
     onnx.checker.check_model(directory / f"{name}.onnx", full_check=True)
     engine = open_backend("onnxruntime").load(directory / f"{name}.onnx", specs[name])
-    parity = parity_of(engine, toys.GRAPHS[name](), "fp32")
+    parity = toys.parity_of(engine, toys.GRAPHS[name](), "fp32")
     assert parity.passed
     assert parity.rel <= 1e-4
 
@@ -72,7 +71,7 @@ def test_half_precision_in_parity(tmp_path) -> None:
     with WeightFile(tmp_path / "weights.bin") as weights:
         save_onnx(onnx_from_program(program), tmp_path / "step.onnx", weights)
     engine = open_backend("onnxruntime").load(tmp_path / "step.onnx", program.spec)
-    parity = parity_of(engine, toys.step(), "fp16")
+    parity = toys.parity_of(engine, toys.step(), "fp16")
     assert parity.passed
     assert parity.rel > 1e-6
 
@@ -111,7 +110,7 @@ def test_weights_beyond_two_gigabytes(tmp_path, monkeypatch) -> None:
     assert places
     assert min(map(int, places)) >= 3 << 30
     engine = open_backend("onnxruntime").load(tmp_path / "encoder.onnx", program.spec)
-    assert parity_of(engine, toys.encoder(), "fp32").passed
+    assert toys.parity_of(engine, toys.encoder(), "fp32").passed
 
 
 def test_activations_are_the_largest_live_set() -> None:
