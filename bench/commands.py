@@ -15,6 +15,7 @@ from stt2v.engine.commands.options import (
     GpusOption,
     JsonOption,
     ModelOption,
+    TrustOption,
     VramOption,
 )
 from stt2v.engine.commands.output import Report, report
@@ -133,7 +134,7 @@ def bench_gpus(
     model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = None,
     engines: EnginesOption = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open engines of any origin: they are code.")] = False,
+    trust: TrustOption = False,
     file: FileOption = None,
 ) -> None:
     """What several GPUs make of the parts of a video that they share, measured, and predicted for more."""
@@ -173,7 +174,7 @@ def bench_parity(
         Path | None,
         typer.Option("--weights", help="For --bisect, the weights of the set. Default: what `pull` brought."),
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open engines of any origin: they are code.")] = False,
+    trust: TrustOption = False,
     file: FileOption = None,
 ) -> None:
     """How far each engine is from its reference on this machine, how fast, and where one goes wrong."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -186,4 +185,4 @@ def _resident(values: Values) -> dict[str, Value]:
 
 
 def _bytes(tensors: Iterable[TensorSpec]) -> int:
-    return sum(prod(each.shape) * np.dtype(each.dtype).itemsize for each in tensors)
+    return sum(each.nbytes for each in tensors)

@@ -7,7 +7,6 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames
 from stt2v.engine.drift import DriftWatch
-from stt2v.engine.engine_set import set_of
 from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.first_chunk import first_chunk_frames
 from stt2v.engine.loop import Loop, OnStep, first_attempt
@@ -20,7 +19,7 @@ from stt2v.engine.plan import RunPlan, output_frame
 from stt2v.engine.progress import Progress
 from stt2v.engine.prompts import parse_prompts
 from stt2v.engine.request import Settings
-from stt2v.engine.run_costs import run_cost
+from stt2v.engine.run_costs import cost_on
 from stt2v.engine.runs.chunks import Chunks
 from stt2v.engine.runs.run import Run
 from stt2v.engine.runs.states import RunKeeper
@@ -78,9 +77,7 @@ class Pipeline:
 
     def _tell_cost(self) -> None:
         """What the run takes, in one line, where the engines are a set that says so."""
-        if opened := set_of(self.engines):
-            graphs, budget = [*self.engines], opened.budget
-            cost = run_cost(self.model, self.settings, self.plan, opened.directory, graphs=graphs, budget=budget)
+        if cost := cost_on(self.engines, self.model, self.settings, self.plan):
             self.progress.note(f"plan: {cost.summary}")
 
     @property

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from stt2v.engine.backends import open_backend, runs_here
+from stt2v.engine.backends.base import Engine
 from stt2v.engine.backends.inductor_card import OUTSIDE
 from stt2v.engine.build_costs import costs, disk_bytes, published_graphs
 from stt2v.engine.certificate import too_large
 from stt2v.engine.duration import in_time
+from stt2v.engine.engine_set import set_of
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.figures import Figures, measured_figures, tabled_figures
 from stt2v.engine.home import home
@@ -146,6 +148,14 @@ def run_cost(
 def _usable(directory: Path, manifest: Manifest) -> list[str]:
     spared = too_large(read_parity(directory))
     return [entry.spec.name for entry in manifest.engines if entry.spec.name not in spared]
+
+
+def cost_on(engines: Mapping[str, Engine], model: Model, settings: Settings, plan: RunPlan) -> RunCost | None:
+    """What the run takes on engines that are open; None where they are no set's, which say nothing of it."""
+    opened = set_of(engines)
+    if opened is None:
+        return None
+    return run_cost(model, settings, plan, opened.directory, graphs=[*engines], budget=opened.budget)
 
 
 def _stages(calls: Mapping[str, Calls], figures: Mapping[str, Figures], base: int) -> tuple[StageCost, ...]:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import stt2v
 from stt2v import cli
 from stt2v.engine.errors import Stt2vError, UsageError
+from stt2v.engine.runs.restart import SCRIPT
 
 PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
 COMMANDS = ("generate", "serve", "build-engines", "pull", "plan", "mawe", "models", "doctor", "engines")
@@ -308,9 +309,8 @@ def test_a_run_that_is_stopped_at_its_beginning_leaves_nothing_behind(
         "--output",
         str(tmp_path / "out.mp4"),
     ]
-    script = "import sys; from stt2v.cli import main; sys.exit(main(sys.argv[1:]))"
     environment = {**os.environ, "STT2V_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", script, *words]
+    command = [sys.executable, "-c", SCRIPT, *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as run:
         assert run.stderr is not None
         for line in run.stderr:

@@ -24,12 +24,12 @@ from stt2v.engine.media.read import read_frames
 from stt2v.engine.media.video import VideoWriter
 from stt2v.engine.runs import run as runs
 from stt2v.engine.runs import states
+from stt2v.engine.runs.restart import SCRIPT
 
 PICTURE = Path(__file__).parent / "data" / "landscape.jpg"
 WORDS = ("generate", "--model", "tiny", "--image", PICTURE, "--steps", 1)
 TRAINED = ("generate", "--model", "mini", "--prompt", "a panda bouncing on grass", "--steps", 4)
 LONG = ("--num-frames", 96)
-SCRIPT = "import sys; from stt2v.cli import main; sys.exit(main(sys.argv[1:]))"
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from stt2v.engine.backends.base import Array, Engine, Value
 from stt2v.engine.errors import UsageError
 from stt2v.engine.media.tokenizer import Tokens
-from stt2v.engine.models.mini import MINI, MiniConditions
+from stt2v.engine.models.mini import MiniConditions
 from stt2v.engine.models.model import Model
 from stt2v.engine.models.streaming_svd import StreamingSvdConditions
 from stt2v.engine.models.streaming_t2v import StreamingT2vConditions
@@ -53,7 +53,7 @@ def _streaming_t2v(engines: Mapping[str, Engine], start: Start, noise: NoiseSour
 
 def _mini(engines: Mapping[str, Engine], start: Start, noise: NoiseSource) -> Conditions:
     texts = encoded(engines["text_encoder"], start.texts)
-    return MiniConditions(engines, texts, start.image, MINI.conditional)
+    return MiniConditions(engines, texts, start.image)
 
 
 def encoded(encoder: Engine, texts: Sequence[Tokens]) -> list[Value]:

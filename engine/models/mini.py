@@ -66,14 +66,11 @@ def wording(prompt: str | None, negative: str | None) -> tuple[str, str]:
 class MiniConditions(StreamingT2vConditions):
     """What the steps of each chunk are conditioned on. image: [1, 3, H, W], float32, in [-1, 1], or None."""
 
-    def __init__(
-        self, engines: Mapping[str, Engine], texts: Sequence[Value], image: Array | None, conditional: int
-    ) -> None:
+    def __init__(self, engines: Mapping[str, Engine], texts: Sequence[Value], image: Array | None) -> None:
         super().__init__(engines, texts)
         grey = np.zeros((1, 3, MINI.height, MINI.width), np.float32)
         self._start = grey if image is None else image
-        self._conditional = conditional
 
     def first(self) -> dict[str, Value]:
         """Conditions of the first chunk: the start as its anchor and as a still before it."""
-        return self.conditions(0, np.repeat(self._start, self._conditional, axis=0), self.tokens(self._start))
+        return self.conditions(0, np.repeat(self._start, MINI.conditional, axis=0), self.tokens(self._start))

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stt2v.engine.engine_set import set_of
 from stt2v.engine.errors import InputError
 from stt2v.engine.job import Job
 from stt2v.engine.media.read import read_frames
 from stt2v.engine.media.whole import whole_file
-from stt2v.engine.run_costs import run_cost
+from stt2v.engine.run_costs import cost_on
 from stt2v.engine.runs.flags import RunFlags
 from stt2v.engine.runs.interrupt import Interrupt
 from stt2v.engine.runs.resume import Resumption, resumption
@@ -66,12 +65,10 @@ def forecast(session: Session, ticket: Ticket, picture: Path) -> Forecast:
     """What the stages of a video should take, as far as the engines say so."""
     settings = ticket.request(picture).resolve(session.model)
     plan = session.plan(ticket.request(picture))
-    opened = set_of(session.engines)
-    if opened is None:
+    cost = cost_on(session.engines, session.model, settings, plan)
+    if cost is None:
         stages = {"generate": True, "enhance": plan.enhancing, "interpolate": plan.interpolate}
         return Forecast({name: 0.0 for name, there in stages.items() if there}, plan.steps)
-    graphs, budget = [*session.engines], opened.budget
-    cost = run_cost(session.model, settings, plan, opened.directory, graphs=graphs, budget=budget)
     return Forecast({stage.stage: stage.seconds for stage in cost.stages}, plan.steps)
 
 

@@ -6,7 +6,7 @@ import pytest
 from stt2v.engine.backends.base import Closing
 from stt2v.engine.ddim import alpha_bars, ddim_table
 from stt2v.engine.errors import PlanError, StageError
-from stt2v.engine.models.mini import MINI, MiniConditions, MiniEnhancerSettings
+from stt2v.engine.models.mini import MiniConditions, MiniEnhancerSettings
 from stt2v.engine.noise import Noise
 from stt2v.engine.schedules import cosine_v
 from stt2v.engine.solver import COEFFICIENTS
@@ -52,7 +52,7 @@ def _decoded(given):
 @pytest.mark.parametrize("image", [None, np.full((1, 3, 64, 64), 0.5, np.float32)])
 def test_the_first_chunk_follows_a_still_of_the_picture_or_grey(engines, image):
     texts = [np.zeros((2, 16, 8), np.float32)]
-    conditions = MiniConditions(engines, texts, image, MINI.conditional)
+    conditions = MiniConditions(engines, texts, image)
     conditions.first()
     (given,) = engines["conditions"].seen
     assert given["control_frames"].shape == (8, 3, 64, 64)

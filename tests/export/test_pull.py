@@ -23,6 +23,7 @@ from stt2v import cli
 from stt2v.engine.errors import ExportError, InputError, UsageError
 from stt2v.engine.models.streaming_svd import STREAMING_SVD
 from stt2v.engine.progress import Silent
+from stt2v.engine.runs.restart import SCRIPT
 from stt2v.export import build_model, hub, pull, recipes
 from stt2v.export.families.ema_vfi import TOY, random_weights
 from stt2v.export.pull import PulledWeights, pull_model
@@ -404,7 +405,7 @@ def test_command_takes_the_environment(server: Hub, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "import sys; from stt2v.cli import main; sys.exit(main())",
+        SCRIPT,
         "pull",
         "streaming-svd",
     ]

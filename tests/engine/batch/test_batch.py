@@ -20,9 +20,8 @@ from stt2v.engine.job import Job
 from stt2v.engine.models.mini import MINI
 from stt2v.engine.plan import plan_run
 from stt2v.engine.request import Request
+from stt2v.engine.runs.restart import SCRIPT
 from stt2v.engine.videos import Made
-
-SCRIPT = "import sys; from stt2v.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 class Workshop:
