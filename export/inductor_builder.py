@@ -20,6 +20,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, fx
 from torch._inductor.graph import GraphLowering
+from torch._subclasses import FakeTensorMode
+from torch.fx._graph_pickler import GraphPickler, Options
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._ordered_set import OrderedSet
 
 from stt2v.engine.backends.inductor import ARTIFACT, register_kernels, steady_convolutions, without_trials
@@ -60,10 +63,10 @@ class Job:
 
     def save(self, folder: Path) -> None:
         """Write it into `folder`."""
-        self.module._tracer_cls = None  # torch.export's cannot be made again, and the graph is traced already
         with (folder / JOB).open("wb") as file:
             pickle.dump((self.arguments, self.kernels), file)
-            pickle.dump(self.module, file)
+            # Not the module: that is traced anew when it is read, and what it computes of nothing becomes a buffer.
+            file.write(GraphPickler.dumps(self.module, Options(ops_filter=None)))
 
     @classmethod
     def load(cls, folder: Path) -> "Job":
@@ -72,7 +75,8 @@ class Job:
             arguments, kernels = pickle.load(file)
             if kernels:
                 register_kernels()
-            return cls(pickle.load(file), arguments, kernels)
+            module: Any = GraphPickler.loads(file.read(), FakeTensorMode(shape_env=ShapeEnv()))
+        return cls(module, arguments, kernels)
 
 
 def compile_graph(module: fx.GraphModule, arguments: Sequence[Tensor]) -> Any:

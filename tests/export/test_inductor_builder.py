@@ -41,6 +41,22 @@ def test_a_graph_with_our_operators_is_read_by_a_process_that_knows_none_yet(tmp
     assert "torch.ops.stt2v.group_factors" in done.stdout
 
 
+class Counted(nn.Module):
+    """x: [B, 4] -> the same shape, with what is computed of nothing added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.arange(4)
+
+
+def test_a_graph_takes_what_it_took_before(tmp_path: Path) -> None:
+    """Nothing that it computes of nothing has become an argument, as happens where a module is pickled."""
+    flat = flatten(program_from_graph(Graph("counted", Counted(), {"x": torch.zeros(2, 4)}, ("y",))).exported)
+    Job(flat.module, (), kernels=False).save(tmp_path)
+    read = Job.load(tmp_path).module
+    assert [*map(str, read.graph.nodes)] == [*map(str, flat.module.graph.nodes)]
+    assert not [*read.buffers()]
+
+
 def test_a_layout_is_that_of_the_tensor() -> None:
     weight = torch.zeros(4, 3, 2, 2, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
     empty = Layout.of(weight, "cpu").empty()
