@@ -4,8 +4,11 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from stt2v.engine.backends.inductor_card import CudaCard
 
 WARM_UPS = 2
 MATRIX, COPY = 8192, 1 << 30  # a side of the product; elements of two bytes that are copied
@@ -31,16 +34,14 @@ def time_calls(function: Callable[[], object], device: str, calls: int = 10) -> 
     return Timing(statistics.median(times), min(times), max(times), calls)
 
 
-def recorded(function: Callable[[], object], device: str) -> Callable[[], object]:
+def recorded(function: Callable[[], Any], device: str) -> Callable[[], object]:
     """`function` as one launch: a GPU replays what it recorded, so that short kernels do not wait for the host."""
     if device != "cuda":
         return function
     for _ in range(WARM_UPS):
         function()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
+    launch, _ = CudaCard().record(function)
+    return launch
 
 
 def _time_on_gpu(function: Callable[[], object]) -> float:

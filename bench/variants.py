@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from stt2v.engine.backends.inductor import steady_convolutions
+from stt2v.engine.backends.inductor_card import CudaCard
+from stt2v.engine.backends.inductor_recording import Recording
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.graph import Graph
 from stt2v.export.inductor_builder import compile_graph
@@ -20,6 +22,10 @@ Call = Callable[[], tuple[Tensor, ...]]
 
 Prepare = Callable[[Graph, str], tuple[Call, Mapping[str, int]]]
 """Makes a graph ready on a device; also returns notes."""
+
+
+ENGINES = ("fp32", "fp16", "fp8")
+"""The variants that are our engines, by their precisions."""
 
 
 def on_device(graph: Graph, device: str) -> Graph:
@@ -71,12 +77,16 @@ def engine(precision: str) -> Prepare:
     return prepare
 
 
+def as_engines_run(call: Call) -> Call:
+    """`call`, which was called before, as an engine does it on a card from its second run on: recorded."""
+    recording = Recording.of(CudaCard(), call, (), ())
+    return lambda: tuple(recording.replay(()))
+
+
 VARIANTS: Mapping[str, Prepare] = {
     "eager": eager,
     "compile": compiled,
-    "fp32": engine("fp32"),
-    "fp16": engine("fp16"),
-    "fp8": engine("fp8"),
+    **{precision: engine(precision) for precision in ENGINES},
 }
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from stt2v.bench.timing import Timing, time_calls
-from stt2v.bench.variants import VARIANTS, Call, reference
+from stt2v.bench.variants import ENGINES, VARIANTS, Call, as_engines_run, reference
 from stt2v.engine.models import find_model
 from stt2v.export.recipes import recipe_for
 
@@ -57,7 +57,12 @@ def serve(pipe: Connection, model: str, graph: str, variant: str, device: str) -
             seconds = time.monotonic() - start
             pipe.send(READY)
             pipe.recv()
-            pipe.send(_measured(call, outputs, seconds, notes, device))
+            if device != "cuda":
+                pipe.send(Result(outputs, time_calls(call, device), seconds, 0, 0, notes))
+                return
+            weights, peak = _memory(call)
+            timed = as_engines_run(call) if variant in ENGINES else call
+            pipe.send(Result(outputs, time_calls(timed, device), seconds, peak, weights, notes, _profile(timed)))
     except Exception:
         pipe.send(traceback.format_exc())
 
@@ -66,13 +71,13 @@ def _outputs(call: Call) -> Outputs:
     return tuple(output.float().cpu().numpy() for output in call())
 
 
-def _measured(call: Call, outputs: Outputs, seconds: float, notes: Mapping[str, int], device: str) -> Result:
-    if device != "cuda":
-        return Result(outputs, time_calls(call, device), seconds, 0, 0, notes)
-    weights = torch.cuda.memory_allocated()
+def _memory(call: Call) -> tuple[int, int]:
+    """Bytes of the card before a call, and the most during it."""
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    timing = time_calls(call, device)
-    return Result(outputs, timing, seconds, torch.cuda.max_memory_allocated(), weights, notes, _profile(call))
+    call()
+    torch.cuda.synchronize()
+    return before, torch.cuda.max_memory_allocated()
 
 
 def _profile(call: Call) -> tuple[tuple[str, int, float], ...]:

@@ -1,7 +1,7 @@
 """A stand-in for a card, in the memory of the host, that counts what is taken of it and given back."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ class CountingCard:
     """See `stt2v.engine.backends.inductor_weights.Card`; more than its capacity it does not give."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity, self.held, self.peak = capacity, 0, 0
+        self.capacity, self.held, self.peak, self.replays = capacity, 0, 0, 0
 
     def empty(self, nbytes: int) -> Any:
         if self.held + nbytes > self.capacity:
@@ -39,6 +39,20 @@ class CountingCard:
 
     def free(self) -> int:
         return self.capacity - self.held
+
+    def reserved(self) -> int:
+        return self.held
+
+    def record(self, function: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+        """Outputs hold nothing of use until they are computed; they count as memory of the card."""
+        outputs = [self.empty(output.nbytes).view(output.dtype).reshape(output.shape).fill_(7) for output in function()]
+
+        def launch() -> None:
+            self.replays += 1
+            for held, output in zip(outputs, function(), strict=True):
+                held.copy_(output)
+
+        return launch, outputs
 
     def _give_back(self, nbytes: int) -> None:
         self.held -= nbytes

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
 from stt2v.engine.backends.host import check_inputs
 from stt2v.engine.backends.inductor_card import LATER, OUTSIDE, SLACK, CudaCard
+from stt2v.engine.backends.inductor_recording import Plainly, Recorder, Runner
 from stt2v.engine.backends.inductor_weights import CardWeights, MappedWeights, Table, Weights
 from stt2v.engine.backends.memory import Cost, HostMeter, Meter
 from stt2v.engine.backends.residency import Residency
@@ -72,15 +73,18 @@ class InductorEngine(Closing):
             steady_convolutions(),
             torch.no_grad(),
         ):
-            weights = self._backend.weights.of(self.spec.name, self._table, self._needs)
+            name, runner, weights = self.spec.name, self._backend.runner, self._backend.weights
+            needs = runner.needs(name, self._needs)
+            own = weights.of(name, self._table, needs)
             tensors = [self._on_device(inputs[tensor.name], tensor) for tensor in self.spec.inputs]
-            outputs = self._function(*weights, *tensors)
-            self._backend.weights.ahead(self.spec.name, self._needs)
+            outputs = runner.run(name, self._function, own, tensors)
+            weights.ahead(name, needs)
         return {tensor.name: TorchValue(output) for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
 
     def close(self) -> None:
         if self._function is not None:
             self._function = None
+            self._backend.runner.forget(self.spec.name)
             self._backend.weights.release(self._table)
             self._folder.cleanup()
 
@@ -113,10 +117,11 @@ class InductorBackend:
 
     name = "inductor"
 
-    def __init__(self, device: str, weights: Weights, meter: Meter) -> None:
+    def __init__(self, device: str, weights: Weights, meter: Meter, runner: Runner | None = None) -> None:
         self.device = device
         self.weights = weights
         self.meter = meter
+        self.runner = runner or Plainly()
 
     @property
     def hardware(self) -> str:
@@ -150,6 +155,7 @@ class InductorBackend:
         self.weights.residency.budget = min(nbytes - OUTSIDE, self.weights.residency.budget or nbytes)
 
     def refit(self) -> bool:
+        self.runner.give_up()
         return isinstance(self.weights, CardWeights) and self.weights.refit()
 
     @property
@@ -182,7 +188,8 @@ def open_on(device: str = "cpu") -> InductorBackend:
     if not torch.cuda.is_available():
         raise BackendError("PyTorch finds no CUDA device here; choose an engine set for cpu")
     card = CudaCard()
-    return InductorBackend(device, CardWeights(Residency(card.free() - LATER - SLACK), card), AllocatorMeter())
+    residency = Residency(card.free() - LATER - SLACK)
+    return InductorBackend(device, CardWeights(residency, card), AllocatorMeter(), Recorder(residency, card))
 
 
 def register_kernels() -> None:

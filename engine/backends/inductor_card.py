@@ -1,6 +1,6 @@
 """The memory of a card and the way there, as the weights of Inductor's engines need them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -37,6 +37,17 @@ class Card(Protocol):
         """Bytes that nobody uses."""
         ...
 
+    def reserved(self) -> int:
+        """Bytes that cannot be used for anything else now."""
+        ...
+
+    def record(self, function: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+        """What computes `function` anew each time it is called, and the tensors that it writes the results to.
+
+        Memory that is free at the end of one recording serves the next ones too.
+        """
+        ...
+
 
 class CudaCard:
     """The first card, by PyTorch's allocator."""
@@ -45,6 +56,7 @@ class CudaCard:
         import torch
 
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()  # of recordings
 
     def empty(self, nbytes: int) -> Any:
         """See `Card`."""
@@ -83,3 +95,19 @@ class CudaCard:
 
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0]) + kept
+
+    def reserved(self) -> int:
+        """See `Card`."""
+        import torch
+
+        torch.cuda.empty_cache()
+        return int(torch.cuda.memory_reserved())
+
+    def record(self, function: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+        """See `Card`. Other threads go on copying meanwhile."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):
+            outputs = function()
+        return graph.replay, outputs

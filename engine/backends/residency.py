@@ -73,6 +73,11 @@ class Residency:
         self._last, self._looked = name, False
         return Move(dropped, tuple(brought))
 
+    def lacks(self, needs: Needs) -> bool:
+        """Whether weights would have to go for an engine with these needs to run."""
+        brought = sum(self._missing(needs).values())
+        return self.budget is not None and self.held + brought + needs.beside > self.budget
+
     def expect(self, order: Iterable[tuple[str, Needs]]) -> None:
         """Engines will be first used in this order, as far as is known."""
         self._expected, self._looked = [*order], False
@@ -92,7 +97,7 @@ class Residency:
         while self._expected:
             following, needs = self._expected[0]
             brought = self._missing(needs)
-            if self.budget is not None and self.held + sum(brought.values()) + beside > self.budget:
+            if self.lacks(Needs(needs.weights, beside)):
                 break
             self._hold(brought, beside)
             moves.append((following, Move((), tuple(brought))))

@@ -14,6 +14,7 @@ import toys
 from counting_card import CountingCard
 
 from stt2v.engine.backends.inductor import InductorBackend, open_on
+from stt2v.engine.backends.inductor_recording import Recorder
 from stt2v.engine.backends.inductor_weights import TABLE, CardWeights, Table
 from stt2v.engine.backends.memory import HostMeter
 from stt2v.engine.backends.residency import Residency
@@ -103,8 +104,9 @@ def test_weights_that_come_and_go_change_nothing(built: BuiltSet) -> None:
     entries = [(built.directory / entry.file, entry.spec) for entry in read_manifest(built.directory).engines]
     tables = [Table.read(path) for path, _ in entries]
     budget = max(table.needs(spec).nbytes for table, (_, spec) in zip(tables, entries, strict=True))
-    weights = CardWeights(Residency(budget), CountingCard(budget))
-    backend = InductorBackend("cpu", weights, HostMeter())
+    residency, card = Residency(budget), CountingCard(budget)
+    weights = CardWeights(residency, card)
+    backend = InductorBackend("cpu", weights, HostMeter(), Recorder(residency, card))
     backend.expect(entries)
     with ExitStack() as stack:
         engines = [
