@@ -1,12 +1,14 @@
 """Runs of engines that do not depend on each other, and who does them: one process, or several side by side."""
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from stt2v.engine.backends.base import Engine, Value, Values
 
+Item = TypeVar("Item")
 Outputs = dict[str, Value]
 
 
@@ -99,3 +101,22 @@ def run_all(calls: Iterable[Call]) -> Iterator[Outputs]:
     for first in rest:
         group = first.engine.group if isinstance(first.engine, SpreadEngine) else Alone()
         yield from group.run_all(itertools.chain((first,), rest))
+
+
+def for_calls(items: Iterable[Item]) -> tuple[Iterator[Item], Iterator[Item]]:
+    """`items` twice: to make calls of, and to be read again, each item after a result of its calls.
+
+    Nothing is kept that was read twice, where `itertools.tee` keeps the last 57.
+    """
+    waiting: deque[Item] = deque()
+
+    def first() -> Iterator[Item]:
+        for item in items:
+            waiting.append(item)
+            yield item
+
+    def again() -> Iterator[Item]:
+        while waiting:
+            yield waiting.popleft()
+
+    return first(), again()

@@ -1,6 +1,5 @@
 """Denoising: the steps of one chunk (or one clip), whatever the model and solver."""
 
-import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,7 +8,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Value, Values
 from stt2v.engine.noise import NoiseSource
-from stt2v.engine.parallel.group import Call, run_all, size_of
+from stt2v.engine.parallel.group import Call, for_calls, run_all, size_of
 from stt2v.engine.solver import COEFFICIENTS, Table
 from stt2v.engine.stages.check import check_latents
 
@@ -99,9 +98,9 @@ class HalvedStep(Single):
 
     def each(self, steps: Iterable[StepInputs]) -> Iterator[Stepped]:
         """See `GuidedSteps`."""
-        steps, again = itertools.tee(steps)
+        steps, again = for_calls(steps)
         predictions = (made["prediction"] for made in run_all(call for one in steps for call in self._calls(one)))
-        for one, uncond, cond in zip(again, predictions, predictions, strict=False):
+        for uncond, cond, one in zip(predictions, predictions, again, strict=True):
             inputs = {"x": one.x, "uncond": uncond, "cond": cond, **one.updates}
             yield _stepped(self.update.run({**inputs, "guidance": one.guidance, "coefficients": one.coefficients}))
 

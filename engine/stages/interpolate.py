@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from stt2v.engine.backends.base import Array, Engine, Frames, Value
 from stt2v.engine.errors import StageError
-from stt2v.engine.parallel.group import Call, run_all
+from stt2v.engine.parallel.group import Call, for_calls, run_all
 from stt2v.engine.plan import base_frames
 from stt2v.engine.stages.check import check_finite, check_frames
 
@@ -35,10 +35,9 @@ def interpolate(frames: Iterable[Frames], engine: Engine, num_frames: int, cut: 
         raise StageError(_too_few(0, num_frames))
     yield last[None]
     done = 1
-    groups, again = itertools.tee(_groups(last, source, _batch(engine)))
-    for group, made in zip(
-        again, run_all(Call(engine, _pairs(group, _batch(engine))) for group in groups), strict=True
-    ):
+    groups, again = for_calls(_groups(last, source, _batch(engine)))
+    calls = (Call(engine, _pairs(group, _batch(engine))) for group in groups)
+    for made, group in zip(run_all(calls), again, strict=True):
         yield _with_middles(group, np.asarray(made["middle"]), cut)
         last = group[-1]
         done += len(group) - 1

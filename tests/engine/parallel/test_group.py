@@ -1,5 +1,6 @@
 """Calls that do not depend on each other, and who does them."""
 
+import weakref
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.backends.host import HostArrays
 from stt2v.engine.models.mini import MINI
-from stt2v.engine.parallel.group import Call, Outputs, SpreadEngine, SpreadEngines, run_all, size_of
+from stt2v.engine.parallel.group import Call, Outputs, SpreadEngine, SpreadEngines, for_calls, run_all, size_of
 from stt2v.engine.session import Session
 from stt2v.engine.spec import EngineSpec, TensorSpec
 from stt2v.engine.stages.denoise import FusedStep, HalvedStep, guided_step
@@ -83,3 +84,18 @@ def test_the_streaming_stage_goes_by_halves_where_there_are_several() -> None:
     assert isinstance(guided_step(engines).step, FusedStep)
     assert isinstance(guided_step(spread).step, HalvedStep)
     assert isinstance(guided_step(spread, "enhance_8_step").step, FusedStep)
+
+
+def test_what_calls_were_made_of_is_read_again_and_not_kept() -> None:
+    numbers = (np.full(1, number, np.float32) for number in range(9))
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def noted(number: np.ndarray) -> np.ndarray:
+        alive.append(weakref.ref(number))
+        return number
+
+    first, again = for_calls(map(noted, numbers))
+    for made, number in zip(run_all(Call(engine(), {"x": item}) for item in first), again, strict=True):
+        assert made["x"] == 2 * number
+        assert sum(reference() is not None for reference in alive) <= 2
+    assert len(alive) == 9
