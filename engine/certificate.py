@@ -26,7 +26,7 @@ from stt2v.engine.store import SHIPPED
 Place = tuple[str, str]
 """A backend and its target."""
 
-RUNS, SECONDS = 3, 0.5  # an engine is timed so often, or until so much time is over
+RUNS, SECONDS = 3, 5.0  # an engine is timed so often, or until so much time is over: a first run may load kernels
 
 
 def certify(backend: Backend, path: Path, entry: EngineEntry, reference: Reference) -> Parity:
