@@ -31,6 +31,7 @@ from stt2v.export.child import end_with_parent, peak_bytes
 from stt2v.export.quiet import quiet
 
 JOB, REPORT = "job.pickle", "report.json"
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,13 @@ class Job:
 
 def compile_graph(module: fx.GraphModule, arguments: Sequence[Tensor]) -> Any:
     """The artifact of a graph for arguments like these: callable with such, and saveable."""
-    with torch.no_grad(), without_trials(), maps_apart_from_tokens(), quiet("torch._inductor", "torch._functorch"):
+    with (
+        torch.no_grad(),
+        without_trials(),
+        maps_apart_from_tokens(),
+        sums_written_once(),
+        quiet("torch._inductor", "torch._functorch"),
+    ):
         return torch._inductor.standalone_compile(module, list(arguments), dynamic_shapes="from_example_inputs")
 
 
@@ -99,6 +106,29 @@ def maps_apart_from_tokens() -> Iterator[None]:
 
     with patch.object(GraphLowering, "find_nodes_prefer_channels_last", traced):
         yield
+
+
+@contextmanager
+def sums_written_once() -> Iterator[None]:
+    """On a GPU a sum in half precision that several operations read is written to memory.
+
+    By itself Inductor has each of them add anew, so that along a residual stream every norm reads all that was added so
+    far (the step of StreamingSVD: 433 ms that way, 416 this way, on an H100).
+    """
+    lowering = GraphLowering.run_node
+
+    def run_node(graph: GraphLowering, node: fx.Node) -> object:
+        result: Any = lowering(graph, node)
+        if node.target == torch.ops.aten.add.Tensor and len(node.users) > 1 and _is_half_on_gpu(node.meta.get("val")):
+            result.realize()
+        return result
+
+    with patch.object(GraphLowering, "run_node", run_node):
+        yield
+
+
+def _is_half_on_gpu(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.device.type == "cuda" and value.dtype in HALF
 
 
 def _lies_channels_last(value: Any) -> bool:

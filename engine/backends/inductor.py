@@ -91,10 +91,8 @@ class InductorEngine(Closing):
     def _on_device(self, value: Value, tensor: TensorSpec) -> Any:
         import torch
 
-        device = self._backend.device
-        if isinstance(value, TorchValue):
-            return value.tensor.to(device)
-        return torch.tensor(np.asarray(value, tensor.dtype), device=device)  # a copy: an output may be an input
+        given = value.tensor if isinstance(value, TorchValue) else torch.tensor(np.asarray(value, tensor.dtype))
+        return given.to(self._backend.device).contiguous()  # whoever made it lays it out as they like
 
 
 class AllocatorMeter:

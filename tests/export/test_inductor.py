@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import toys
 from counting_card import CountingCard
 
-from stt2v.engine.backends.inductor import InductorBackend, open_on
+from stt2v.engine.backends.inductor import InductorBackend, TorchValue, open_on
 from stt2v.engine.backends.inductor_recording import Recorder
 from stt2v.engine.backends.inductor_weights import TABLE, CardWeights, Table
 from stt2v.engine.backends.memory import HostMeter
@@ -67,6 +68,19 @@ def loaded_elsewhere(directory: Path) -> list[str]:
 def test_is_in_parity_and_loads_without_compiling(built: BuiltSet) -> None:
     assert {row.graph: row.passed for row in built.parity} == {"encoder": True, "update": True}
     assert loaded_elsewhere(built.directory) == ["encoder", "update"]
+
+
+def test_inputs_may_lie_in_memory_as_they_like(built: BuiltSet) -> None:
+    for entry in read_manifest(built.directory).engines:
+        reference = read_reference(built.directory, entry.spec.name)
+        assert reference
+        inputs = reference.inputs(entry.spec)
+        turned = {name: np.asarray(value).T.copy().T for name, value in inputs.items()}
+        held = {name: TorchValue(torch.from_numpy(value)) for name, value in turned.items()}
+        with open_on().load(built.directory / entry.file, entry.spec) as engine:
+            for name, value in engine.run(inputs).items():
+                for others in (turned, held):
+                    np.testing.assert_array_equal(np.asarray(engine.run(others)[name]), np.asarray(value))
 
 
 def test_reuses_what_is_current(built: BuiltSet) -> None:
