@@ -48,10 +48,23 @@ class Layout:
         """That of a tensor, on another device."""
         return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor.stride(), device)
 
-    def empty(self) -> Tensor:
-        """A tensor of this layout with zeros in it; on a processor it takes no memory until it is read."""
-        empty = torch.empty_strided(self.shape, self.strides, dtype=getattr(torch, self.dtype), device=self.device)
-        return empty if self.device == "cpu" else empty.zero_()
+    @property
+    def nbytes(self) -> int:
+        """From its first element to its last."""
+        reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (reach + 1) * getattr(torch, self.dtype).itemsize if all(self.shape) else 0
+
+    def over(self, memory: torch.UntypedStorage) -> Tensor:
+        """A tensor of this layout at the beginning of `memory`."""
+        empty = torch.empty(0, dtype=getattr(torch, self.dtype), device=self.device)
+        return empty.set_(memory, 0, self.shape, self.strides)
+
+
+def stand_ins(layouts: Sequence[Layout]) -> list[Tensor]:
+    """Tensors of these layouts on one device, all in the same memory of zeros: what is in them is of no matter."""
+    device = layouts[0].device
+    memory = torch.zeros(max(layout.nbytes for layout in layouts), dtype=torch.uint8, device=device).untyped_storage()
+    return [layout.over(memory) for layout in layouts]
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ def _lies_channels_last(value: Any) -> bool:
 def build(folder: Path) -> None:
     """Do the job in `folder`."""
     job = Job.load(folder)
-    arguments = [layout.empty() for layout in job.arguments]
+    arguments = stand_ins(job.arguments)
     artifact = compile_graph(job.module, arguments)
     report = {}
     if any(layout.device == "cuda" for layout in job.arguments):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stt2v.export.capture import program_from_graph
 from stt2v.export.flat_program import flatten
 from stt2v.export.graph import Graph
-from stt2v.export.inductor_builder import Job, Layout
+from stt2v.export.inductor_builder import Job, Layout, stand_ins
 from stt2v.export.kernel_pass import put_kernels
 
 READ = """
@@ -57,7 +57,11 @@ def test_a_graph_takes_what_it_took_before(tmp_path: Path) -> None:
     assert not [*read.buffers()]
 
 
-def test_a_layout_is_that_of_the_tensor() -> None:
+def test_stand_ins_lie_as_the_tensors_do_and_take_the_memory_of_the_largest() -> None:
     weight = torch.zeros(4, 3, 2, 2, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
-    empty = Layout.of(weight, "cpu").empty()
-    assert (empty.shape, empty.stride(), empty.dtype) == (weight.shape, weight.stride(), weight.dtype)
+    tensors = [weight, torch.zeros(5, 7), torch.zeros(3, 0), torch.zeros((), dtype=torch.int64)]
+    made = stand_ins([Layout.of(tensor, "cpu") for tensor in tensors])
+    for one, other in zip(made, tensors, strict=True):
+        assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
+        assert torch.equal(one, other)
+    assert {tensor.untyped_storage().nbytes() for tensor in made} == {5 * 7 * 4}
