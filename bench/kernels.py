@@ -176,6 +176,7 @@ def gates(make: Function, tokens: int, channels: int) -> Case:
     functions: dict[str, Function] = {
         "": geglu,
         "fp8": lambda x, weight, bias: geglu(rows, narrow, bias, x_scale, scale),
+        "fp8 to fp8": lambda x, weight, bias: geglu(rows, narrow, bias, x_scale, scale, True),
     }
     moved = x.nbytes + weight.nbytes + tokens * inner * x.element_size()
     operations = 4.0 * tokens * channels * inner

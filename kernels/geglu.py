@@ -13,6 +13,7 @@ from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from stt2v.kernels.device import runs_triton
+from stt2v.kernels.fp8 import TYPE
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class Tiling:
 
 
 DEFAULT = Tiling()
+"""Two blocks fit a multiprocessor, so that one multiplies while the other is at the gates."""
+DEEP = Tiling(256, 64, 128, 8, 4)
+"""For long sums, beside which the gates are short: larger tiles need less of the bandwidth of L2."""
+LONG = 2048  # bytes of a row, from which on a sum is
+
+
+def tiling_for(x: Tensor) -> Tiling:
+    """The faster of the two on an H100 (`bench/RESULTS.md`); x: [..., K]."""
+    return DEEP if x.shape[-1] * x.element_size() > LONG else DEFAULT
 
 
 def geglu_reference(
@@ -44,33 +54,52 @@ def geglu_reference(
 
 @torch.library.custom_op("stt2v::geglu", mutates_args=())
 def geglu(
-    x: Tensor, weight: Tensor, bias: Tensor, x_scale: Tensor | None = None, scale: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    x_scale: Tensor | None = None,
+    scale: Tensor | None = None,
+    narrow: bool = False,
 ) -> Tensor:
-    """As `geglu_reference`, in the type of `bias`."""
+    """As `geglu_reference`, in the type of `bias`, or in FP8 if it is to be `narrow`."""
     if runs_triton(x):
-        return tiled_geglu(x, weight, bias, x_scale, scale, DEFAULT)
-    return geglu_reference(x, weight, bias, x_scale, scale).to(bias.dtype)
+        return tiled_geglu(x, weight, bias, x_scale, scale, narrow, tiling_for(x))
+    return geglu_reference(x, weight, bias, x_scale, scale).to(TYPE if narrow else bias.dtype)
 
 
 @geglu.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, x_scale: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], len(weight) // 2, dtype=bias.dtype)
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    x_scale: Tensor | None = None,
+    scale: Tensor | None = None,
+    narrow: bool = False,
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight) // 2, dtype=TYPE if narrow else bias.dtype)
 
 
 OP = torch.ops.stt2v.geglu.default
 
 
 def tiled_geglu(
-    x: Tensor, weight: Tensor, bias: Tensor, x_scale: Tensor | None, scale: Tensor | None, tiling: Tiling
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    x_scale: Tensor | None,
+    scale: Tensor | None,
+    narrow: bool,
+    tiling: Tiling,
 ) -> Tensor:
     """As `geglu`, on a GPU, with tiles as told."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     (rows, depth), width = flat.shape, len(weight) // 2
-    out = x.new_empty(rows, width, dtype=bias.dtype)
+    halves = weight.contiguous().view(2, width, depth)
+    out = x.new_empty(rows, width, dtype=TYPE if narrow else bias.dtype)
     deep = tiling.depth // x.element_size()
     _geglu[triton.cdiv(rows, tiling.rows) * triton.cdiv(width, tiling.columns),](
         TensorDescriptor.from_tensor(flat, [tiling.rows, deep]),
-        TensorDescriptor.from_tensor(weight.contiguous(), [tiling.columns, deep]),
+        TensorDescriptor.from_tensor(halves, [2, tiling.columns, deep]),
         TensorDescriptor.from_tensor(out, [tiling.rows, tiling.columns]),
         bias, x_scale, scale, rows, width, depth,
         ROWS=tiling.rows, COLUMNS=tiling.columns, DEPTH=deep, GROUP=8,
@@ -84,27 +113,47 @@ def _geglu(
     x, weight, out, bias, x_scale, scale, rows, width, depth,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the result. Tiles go down `GROUP` rows before the next column, so that both operands stay in L2."""
+    """One tile of the result. Tiles go down `GROUP` rows before the next column, so that both operands stay in L2.
+
+    The same columns of both halves of `weight` are one operand, twice as wide: the matrix units read x once for both.
+    """
     across, down = tl.cdiv(width, COLUMNS), tl.cdiv(rows, ROWS)
     first = tl.program_id(0) // (GROUP * across) * GROUP
     high = tl.minimum(down - first, GROUP)
     inside = tl.program_id(0) % (GROUP * across)
     top = (first + inside % high) * ROWS
     left = inside // high * COLUMNS
-    kept = tl.zeros([ROWS, COLUMNS], tl.float32)
-    gate = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, depth, DEPTH):
-        part = x.load([top, start])
-        kept = tl.dot(part, weight.load([left, start]).T, kept, input_precision="ieee")
-        gate = tl.dot(part, weight.load([width + left, start]).T, gate, input_precision="ieee")
-    column = left + tl.arange(0, COLUMNS)
+    row, column = top + tl.arange(0, ROWS), left + tl.arange(0, COLUMNS)
     own = column < width
+    kept_bias = tl.load(bias + column, mask=own, other=0.0)  # here, so that the gates do not wait for it
+    gate_bias = tl.load(bias + width + column, mask=own, other=0.0)
     if x_scale is not None:
-        row = top + tl.arange(0, ROWS)
-        row_scale = tl.load(x_scale + row, mask=row < rows, other=0.0)[:, None]
-        kept *= row_scale * tl.load(scale + column, mask=own, other=0.0)[None, :]
-        gate *= row_scale * tl.load(scale + width + column, mask=own, other=0.0)[None, :]
-    kept += tl.load(bias + column, mask=own, other=0.0).to(tl.float32)[None, :]
-    gate += tl.load(bias + width + column, mask=own, other=0.0).to(tl.float32)[None, :]
-    gate = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
-    out.store([top, left], (kept * gate).to(out.dtype))
+        row_scale = tl.load(x_scale + row, mask=row < rows, other=0.0)
+        kept_scale = tl.load(scale + column, mask=own, other=0.0)
+        gate_scale = tl.load(scale + width + column, mask=own, other=0.0)
+    both = tl.zeros([ROWS, 2 * COLUMNS], tl.float32)
+    for start in range(0, depth, DEPTH):
+        halves = weight.load([0, left, start]).reshape(2 * COLUMNS, DEPTH)
+        both = tl.dot(x.load([top, start]), halves.T, both, input_precision="ieee")
+    kept, gate = tl.split(both.reshape(ROWS, 2, COLUMNS).permute(0, 2, 1))  # a thread has both: nothing moves
+    if x_scale is not None:
+        kept *= row_scale[:, None] * kept_scale[None, :]
+        gate *= row_scale[:, None] * gate_scale[None, :]
+    kept += kept_bias.to(tl.float32)[None, :]
+    gate += gate_bias.to(tl.float32)[None, :]
+    out.store([top, left], (kept * _gelu(gate)).to(out.dtype))
+
+
+@triton.jit
+def _gelu(x):
+    """max(x, 0) - |x| Phi(-|x|), within 7e-7 of x Phi(x): log2 Phi(-|x|) as a polynomial, of which 2 is raised to.
+
+    Its coefficients make the largest error of the whole least (Lawson 1961). It has half the instructions of erf.
+    """
+    size = tl.abs(x)
+    power = -0.0004769741922302842 * size + 0.007113307803004912
+    power = power * size - 0.05190950390774554
+    power = power * size - 0.4598874603209019
+    power = power * size - 1.1508465120745686
+    power = power * size - 1.0000265570039997
+    return tl.maximum(x, 0.0) - size * tl.exp2(power)

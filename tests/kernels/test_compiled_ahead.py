@@ -19,7 +19,7 @@ def test_compile_for_hopper() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-P", __file__], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["_moments", "_merge", "_attend", *["_geglu", "_convolve"] * 2]
+    assert done.stdout.split() == ["_moments", "_merge", "_attend", *["_geglu"] * 6, *["_convolve"] * 2]
 
 
 def compile_all() -> None:
@@ -29,18 +29,30 @@ def compile_all() -> None:
     check(group_norm._moments, {"ROWS": 128, "CHANNELS": 64, "TILES": 8}, 4)
     check(group_norm._merge, {"PER_SPLIT": 1024, "WIDTH": 16, "CHUNK": 32}, 4)
     check(attention._attend, {"LENGTH": 32, "KEYS": 32, "WIDTH": 64}, 2, "mma.sync")
-    check_tiled("fp16", "fp16", 64, {"scale": None, "x_scale": None}, {})
-    check_tiled("fp8e4nv", "bf16", 128, {}, {"scale": "*fp32", "x_scale": "*fp32"})
+    none, scales = {"scale": None, "x_scale": None}, {"scale": "*fp32", "x_scale": "*fp32"}
+    check_gates("fp16", "fp16", 64, none, {})
+    check_gates("fp8e4nv", "bf16", 128, {}, scales)
+    check_gates("fp8e4nv", "fp8e4nv", 128, {}, scales)
+    check_convolution("fp16", "fp16", 64, none, {})
+    check_convolution("fp8e4nv", "bf16", 128, {}, scales)
 
 
-def check_tiled(narrow: str, wide: str, depth: int, none: dict[str, None], scales: dict[str, str]) -> None:
-    """The kernels that go by the copy engine's tiles, from one type to another."""
-    from stt2v.kernels import geglu, implicit_gemm
+def check_gates(narrow: str, wide: str, depth: int, none: dict[str, None], scales: dict[str, str]) -> None:
+    """In both tilings the halves are one operand of the matrix units."""
+    from stt2v.kernels import geglu
 
-    tiles = {"x": f"{narrow}[128, {depth}]", "weight": f"{narrow}[64, {depth}]", "out": f"{wide}[128, 64]"}
-    kinds = {name: f"tensordesc<{tile}>" for name, tile in tiles.items()} | scales
-    constants = {"ROWS": 128, "COLUMNS": 64, "DEPTH": depth, "GROUP": 8}
-    check(geglu._geglu, constants | none, 4, "wgmma.mma_async", kinds)
+    for tiling in (geglu.DEFAULT, geglu.DEEP):
+        rows, columns = tiling.rows, tiling.columns
+        tiles = {"x": f"{narrow}[{rows}, {depth}]", "weight": f"{narrow}[2, {columns}, {depth}]"}
+        tiles["out"] = f"{wide}[{rows}, {columns}]"
+        kinds = {name: f"tensordesc<{tile}>" for name, tile in tiles.items()} | scales
+        constants = {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "GROUP": 8}
+        check(geglu._geglu, constants | none, tiling.warps, f"m64n{2 * columns}k", kinds)
+
+
+def check_convolution(narrow: str, wide: str, depth: int, none: dict[str, None], scales: dict[str, str]) -> None:
+    from stt2v.kernels import implicit_gemm
+
     box = "1, 2, 128"
     tiles = {"x": f"{narrow}[{box}, {depth}]", "weight": f"{narrow}[128, {depth}]", "out": f"{wide}[{box}, 128]"}
     kinds = {name: f"tensordesc<{tile}>" for name, tile in tiles.items()} | scales

@@ -54,6 +54,15 @@ def test_geglu_at_ragged_sizes(rows: tuple[int, ...], depth: int, width: int, dt
     assert rel(geglu.geglu(x, weight, bias), geglu.geglu_reference, x, weight, bias) < TYPES[dtype]
 
 
+def test_gelu_everywhere() -> None:
+    gate = torch.cat([torch.linspace(-20, 20, 4001), torch.tensor([-6e4, -1e3, 1e3, 6e4])]).to(DEVICE)
+    x, weight = torch.zeros(len(gate), 16, device=DEVICE), torch.zeros(32, 16, device=DEVICE)
+    x[:, 0], weight[16:, 0] = gate, 1
+    bias = torch.cat([torch.ones(16), torch.zeros(16)]).to(DEVICE)
+    actual, expected = geglu.geglu(x, weight, bias)[:, 0], torch.nn.functional.gelu(gate.double())
+    assert float((actual - expected).abs().max()) < 1e-6
+
+
 def test_fp8_product_is_as_far_off_as_its_format() -> None:
     x, weight = random(64, 128, dtype=torch.float32), random(32, 128, dtype=torch.float32, seed=1)
     (x8, x_scale), (weight8, weight_scale) = map(fp8.quantised_rows, (x, weight))
@@ -86,7 +95,7 @@ def test_geglu_in_fp8() -> None:
     x, weight = random(70, 80, dtype=torch.float32), random(144, 80, dtype=torch.float32, seed=1) / 9
     (x8, x_scale), (weight8, scale) = map(fp8.quantised_rows, (x, weight))
     arguments = x8, weight8, random(144, dtype=torch.float32, seed=2), x_scale, scale.T.contiguous()
-    actual = geglu.tiled_geglu(*arguments, geglu.Tiling(64, 32, 64, 4, 2))
+    actual = geglu.tiled_geglu(*arguments, False, geglu.Tiling(64, 32, 64, 4, 2))
     assert rel(actual, geglu.geglu_reference, *arguments) < (2e-3 if actual.is_cuda else 1e-6)
 
 
