@@ -115,7 +115,8 @@ def measure_pipeline(
     opened = Session.open(model, engines, progress=progress, gpus=gpus, vram=vram)
     with opened as session, tempfile.TemporaryDirectory() as folder:
         settings, own = request.resolve(session.model), set_of(session.engines)
-        planned = run_cost(session.model, settings, session.plan(request), engines, budget=own.budget if own else None)
+        budget = own.budget if own else None
+        planned = run_cost(session.model, settings, session.plan(request), engines, budget=budget, gpus=gpus)
         made = generate_video(session, request, Path(folder) / "out.mp4", watch)
         taken = watch.taken()
     assert planned.engines is not None  # the session has opened them

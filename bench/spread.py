@@ -16,6 +16,7 @@ from stt2v.engine.backends.inductor import TorchValue
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.parallel.group import Call, SpreadEngines, run_all
+from stt2v.engine.parallel.pace import side_by_side
 from stt2v.engine.parallel.processes import Processes
 from stt2v.engine.progress import Progress
 from stt2v.engine.spec import TensorSpec
@@ -48,15 +49,11 @@ class Part:
         return self.alone / self.together
 
     def predicted(self, gpus: int) -> float:
-        """How many times faster than one process `gpus` should be.
-
-        Each computes a call at the same time; what the host does for each call, and the ways there and back, come one
-        after the other, because one process deals out everything.
-        """
+        """How many times faster than one process `gpus` should be."""
         if self.halves:
-            return self.alone / (self.computing + self.wire)
+            return self.alone / side_by_side(2, 2, self.computing, self.wire)
         host = max(0.0, self.alone - self.computing)
-        return gpus * self.alone / (self.computing + gpus * host + (gpus - 1) * self.wire)
+        return gpus * self.alone / side_by_side(gpus, gpus, self.computing, self.wire, host)
 
     def waiting(self, gpus: int) -> float:
         """The share of the measured time in which a card does not compute: communication, and the host's work."""

@@ -11,7 +11,9 @@ from stt2v.engine.manifest import Manifest
 from stt2v.engine.models.i2vgen_xl import I2VGEN_XL
 from stt2v.engine.models.model import Model
 from stt2v.engine.models.streaming_svd import STREAMING_SVD
+from stt2v.engine.parallel.pace import BANDWIDTH, side_by_side
 from stt2v.engine.parity import read_parity
+from stt2v.engine.stages.denoise import fused_name
 
 TABLE = MappingProxyType(
     {
@@ -30,13 +32,15 @@ on an H100; bytes of activations as TensorRT-RTX plans them, see ARCHITECTURE.md
 class Figures:
     """Milliseconds a call, bytes while the engine is loaded, bytes more while it runs; None where not known.
 
-    `batch`: how many of what is counted go into one call. `measured` here, or by a table.
+    `batch`: how many of what is counted go into one call. `moved`: bytes that go in and come out, 0 where not known.
+    `measured` here, or by a table.
     """
 
     milliseconds: float | None = None
     load: float | None = None
     run: float | None = None
     batch: int = 1
+    moved: int = 0
     measured: bool = False
 
     @property
@@ -44,9 +48,13 @@ class Figures:
         """Whether nothing is unknown."""
         return None not in (self.milliseconds, self.load, self.run)
 
-    def seconds(self, count: int) -> float | None:
-        """Of so many calls, or what is counted in their stead."""
-        return None if self.milliseconds is None else ceil(count / self.batch) * self.milliseconds / 1000
+    def seconds(self, count: int, together: int = 1, gpus: int = 1) -> float | None:
+        """Of so many calls, or what is counted in their stead, `together` of which may be done at once by the cards."""
+        if self.milliseconds is None:
+            return None
+        wire = self.moved / BANDWIDTH
+        calls = ceil(together / self.batch)
+        return count / together * side_by_side(calls, gpus, self.milliseconds / 1000, wire)
 
 
 def measured_figures(model: Model, directory: Path, manifest: Manifest) -> dict[str, Figures]:
@@ -56,11 +64,12 @@ def measured_figures(model: Model, directory: Path, manifest: Manifest) -> dict[
     for entry in manifest.engines:
         name, row = entry.spec.name, rows.get(entry.spec.name)
         batch = entry.spec.inputs[0].shape[0] if name.startswith("interpolate") else 1
+        moved = sum(tensor.nbytes for tensor in (*entry.spec.inputs, *entry.spec.outputs))
         if row and row.milliseconds:
-            made[name] = Figures(row.milliseconds, row.load_bytes, row.run_bytes, batch, measured=True)
+            made[name] = Figures(row.milliseconds, row.load_bytes, row.run_bytes, batch, moved, measured=True)
         else:
             milliseconds, _ = _tabled(model, name)
-            made[name] = Figures(milliseconds, entry.weight_bytes, entry.activation_bytes, batch)
+            made[name] = Figures(milliseconds, entry.weight_bytes, entry.activation_bytes, batch, moved)
     return made
 
 
@@ -80,4 +89,8 @@ def _tabled(model: Model, graph: str) -> tuple[float | None, float | None]:
     else:
         own = STREAMING_SVD
         fits = (model.family, model.width, model.height) == (own.family, own.width, own.height)
-    return TABLE.get(graph, (None, None)) if fits else (None, None)
+    if not fits:
+        return None, None
+    if graph.endswith("half") and fused_name(graph) in TABLE:
+        return TABLE[fused_name(graph)][0] / 2, None  # or a little more: bench/RESULTS.md
+    return TABLE.get(graph, (None, None))

@@ -1,7 +1,7 @@
 """What a run takes of a card's memory, worked out before it begins by the very rules that it will run by."""
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,17 +14,21 @@ from stt2v.engine.manifest import Manifest
 from stt2v.engine.models.model import Model
 from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.request import Settings
-from stt2v.engine.run_calls import run_order
+from stt2v.engine.run_calls import Order, run_order, shared
 from stt2v.engine.size import in_words
 from stt2v.engine.stages.denoise import fused_steps
 from stt2v.engine.stages.enhance import enhancer_windows
 
+Peaks = Mapping[str, int]
+"""Stage -> bytes of a card at most."""
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of a card at most, by stage; and the steps that are done by halves."""
+    """What a run takes of the first card, and of each of the others; and the steps that are done by halves."""
 
-    peaks: Mapping[str, int]
+    peaks: Peaks
+    others: Peaks
     halved: frozenset[str]
 
 
@@ -36,11 +40,12 @@ def engine_needs(directory: Path, manifest: Manifest) -> dict[str, Needs]:
 
 @dataclass(frozen=True)
 class MemoryPlanner:
-    """Plans runs of `model` on engines of these needs, of which those in `graphs` may be used."""
+    """Plans runs of `model` by so many cards, on engines of these needs, of which those in `graphs` may be used."""
 
     model: Model
     needs: Mapping[str, Needs]
     graphs: Collection[str]
+    gpus: int = 1
 
     def plan(self, settings: Settings, plan: RunPlan, budget: int | None) -> MemoryPlan:
         """What the run takes in `budget` bytes for weights and activations (None: any).
@@ -55,21 +60,29 @@ class MemoryPlanner:
                 f"the run takes at least {in_words(least + OUTSIDE)} of the card's memory, {in_words(budget + OUTSIDE)}"
                 f" are for it; what fits: {fitting}"
             )
+        order = self._order(settings, plan, halved)
+        peaks = self._peaks(order, budget, self.first_uses(settings, plan, halved))
+        order = self._order(settings, plan, halved) if self.gpus > 1 else {}
+        others = self._peaks({stage: shared(calls) for stage, calls in order.items()}, budget)
+        return MemoryPlan(peaks, others, halved)
+
+    def _peaks(self, order: Mapping[str, Order], budget: int | None, expected: Iterable[str] = ()) -> Peaks:
+        """The most bytes in each stage on a card whose engines are called in this order."""
         residency, peaks = Residency(budget), dict[str, int]()
-        residency.expect((name, self.needs[name]) for name in self.first_uses(settings, plan, halved))
-        for stage, names in self._order(settings, plan, halved).items():
+        residency.expect((name, self.needs[name]) for name in expected)
+        for stage, calls in order.items():
             residency.peak = residency.held
-            for name in names:
+            for name, _ in calls:
                 if needs := self.needs.get(name):
                     residency.use(name, needs)
                     residency.ahead(name, needs.beside)
             peaks[stage] = residency.peak
-        return MemoryPlan(peaks, halved)
+        return peaks
 
     def first_uses(self, settings: Settings, plan: RunPlan, halved: Collection[str]) -> list[str]:
         """The engines whose weights come and go, in the order of their first use."""
-        order = self._order(settings, plan, halved).values()
-        return [name for name in dict.fromkeys(itertools.chain.from_iterable(order)) if name in self.needs]
+        calls = itertools.chain.from_iterable(self._order(settings, plan, halved).values())
+        return [name for name in dict.fromkeys(call.engine for call in calls) if name in self.needs]
 
     def too_large(self, budget: int | None) -> frozenset[str]:
         """The fused steps that do not fit and have halves."""
@@ -81,9 +94,9 @@ class MemoryPlanner:
         used = self.first_uses(settings, plan, fused_steps(self.graphs))
         return max((self.needs[name].nbytes for name in used), default=0)
 
-    def _order(self, settings: Settings, plan: RunPlan, halved: Collection[str]) -> Mapping[str, Iterator[str]]:
+    def _order(self, settings: Settings, plan: RunPlan, halved: Collection[str]) -> Mapping[str, Order]:
         usable = [name for name in self.graphs if name not in halved]
-        return run_order(self.model, settings, plan, usable)
+        return run_order(self.model, settings, plan, usable, self.gpus)
 
     def _that_fit(self, settings: Settings, budget: int) -> Iterator[str]:
         for words, other in self._others(settings):

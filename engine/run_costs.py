@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from stt2v.engine.figures import Figures, measured_figures, tabled_figures
 from stt2v.engine.home import home
 from stt2v.engine.machine import free_disk, host_memory, resident_memory
 from stt2v.engine.manifest import Manifest, read_manifest
-from stt2v.engine.memory_plan import MemoryPlanner, engine_needs
+from stt2v.engine.memory_plan import MemoryPlan, MemoryPlanner, engine_needs
 from stt2v.engine.models.enhancers import NO_ENHANCER
 from stt2v.engine.models.model import Model
+from stt2v.engine.parallel.group import size_of
+from stt2v.engine.parallel.wire import check_cards
 from stt2v.engine.parity import read_parity
 from stt2v.engine.plan import RunPlan
 from stt2v.engine.request import Settings
-from stt2v.engine.run_calls import Calls, run_calls
+from stt2v.engine.run_calls import Calls, run_calls, shared
 from stt2v.engine.size import in_words
 from stt2v.engine.store import find_set
 
@@ -36,18 +38,25 @@ PIXELS_HELD = 4
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage: calls of engines, seconds, the most memory; of those engines that are known, `complete` for all."""
+    """One stage: calls of engines, seconds, the most memory; of those engines that are known, `complete` for all.
+
+    bytes: of the first card or process; others: of each other one.
+    """
 
     stage: str
     calls: int
     seconds: float
     bytes: int
     complete: bool
+    others: int = 0
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """What one run takes on `engines`; `missing` says what has to be built. `measured`: not by a table."""
+    """What one run takes on `engines` in so many processes, each with a card of its own unless they are of a processor.
+
+    `missing` says what has to be built. `measured`: not by a table.
+    """
 
     engines: Path | None
     missing: str | None
@@ -58,6 +67,7 @@ class RunCost:
     host_there: int
     disk_bytes: int
     disk_free: int
+    gpus: int = 1
 
     @property
     def seconds(self) -> float:
@@ -74,22 +84,33 @@ class RunCost:
         """The costs in one line."""
         source = "measured with these engines" if self.measured else "by a table, not measured here"
         return (
-            f"{_least(self.complete)} {in_time(self.seconds)} ({source}), host memory {in_words(self.host_bytes)} of"
-            f" {in_words(self.host_there)}, disk {in_words(self.disk_bytes)} of {in_words(self.disk_free)} free"
+            f"{_least(self.complete)} {in_time(self.seconds)}{self._by} ({source}), host memory"
+            f" {in_words(self.host_bytes)} of {in_words(self.host_there)}, disk {in_words(self.disk_bytes)} of"
+            f" {in_words(self.disk_free)} free"
         )
 
     def lines(self) -> list[str]:
         """The costs in words."""
-        memory = "host memory" if self.target == HOST_TARGET else "memory of the card"
         return [
             self.missing or f"engines: {self.engines}",
             *(
                 f"{stage.stage}: {stage.calls} calls of engines, {_least(stage.complete)} {in_time(stage.seconds)},"
-                f" {memory} {in_words(stage.bytes)}"
+                f" {self._memory(stage)}"
                 for stage in self.stages
             ),
             f"in all {self.summary}",
         ]
+
+    @property
+    def _by(self) -> str:
+        if self.gpus == 1:
+            return ""
+        return f" by {self.gpus} {'processes on one processor' if self.target == HOST_TARGET else 'cards'}"
+
+    def _memory(self, stage: StageCost) -> str:
+        where, other = ("host memory", "process") if self.target == HOST_TARGET else ("memory of the card", "card")
+        others = f", of each other {other} {in_words(stage.others)}" if self.gpus > 1 else ""
+        return f"{where} {in_words(stage.bytes)}{others}"
 
     def to_json(self) -> dict[str, Any]:
         texts = {"engines": str(self.engines) if self.engines else None}
@@ -104,45 +125,62 @@ def run_cost(
     backend: str | None = None,
     graphs: Collection[str] | None = None,
     budget: int | None = None,
+    gpus: int = 1,
 ) -> RunCost:
     """What the run takes with the engine set in `engines`, else with the one that is found, else with one to be built.
 
     `graphs`: the engines of the set that are used, by default all but those that are too large here. `budget`: bytes of
-    a card for weights that come and go and what runs beside them. Raises EngineSetError for a set in `engines` that is
-    none, UsageError where the budget is too small.
+    a card for weights that come and go and what runs beside them. `gpus`: how many make the video together. Raises
+    EngineSetError for a set in `engines` that is none, UsageError where the budget is too small or there are not so
+    many cards, BackendError where PyTorch is not there for several.
     """
-    directory, missing = engines, None
-    if directory is None:
-        try:
-            directory = find_set(model.name, backend, plan.enhancing.name if plan.enhancing else NO_ENHANCER)
-        except EngineSetError as error:
-            missing = f"{error}: {_building(model, backend or 'onnxruntime')}"
+    directory, missing = (engines, None) if engines else _found(model, plan, backend)
     manifest = read_manifest(directory) if directory else None
     usable = graphs or (_usable(directory, manifest) if directory and manifest else ())
+    if gpus > 1:
+        check_cards(gpus, manifest.target if manifest else None)
     needs = engine_needs(directory, manifest) if directory and manifest else {}
     if budget is not None and not needs:
         raise UsageError("--vram is given, only engine sets of inductor for a card keep to it; build one first")
-    memory = MemoryPlanner(model, needs, usable).plan(settings, plan, budget)
-    calls = run_calls(model, settings, plan, [name for name in usable if name not in memory.halved])
-    called = [name for counts in calls.values() for name in counts]
+    memory = MemoryPlanner(model, needs, usable, gpus).plan(settings, plan, budget)
+    calls = run_calls(model, settings, plan, [name for name in usable if name not in memory.halved], gpus)
+    called = {call.engine for counts in calls.values() for call in counts}
     figures = measured_figures(model, directory, manifest) if directory and manifest else tabled_figures(model, called)
-    on_host = manifest is not None and manifest.target == HOST_TARGET
     place = (manifest.backend, manifest.target) if manifest else ("", "")
-    base = _base_memory(*place) + PIXELS_HELD * model.chunk * 3 * model.width * model.height * 4
-    stages = _stages(calls, figures, base if on_host else 0)
-    if needs:
-        stages = tuple(replace(stage, bytes=memory.peaks[stage.stage] + OUTSIDE) for stage in stages)
+    base = _base_memory(*place, gpus > 1)
+    held = base + PIXELS_HELD * model.chunk * 3 * model.width * model.height * 4
+    if HOST_TARGET in place:
+        stages = _stages(calls, figures, gpus, 1, held, base)
+        held, base = max(stage.bytes for stage in stages), max(stage.others for stage in stages)
+    else:
+        stages = _stages(calls, figures, gpus, gpus, 0, 0)
+    stages = tuple(_on_card(stage, memory) for stage in stages) if needs else stages
     return RunCost(
         directory,
         missing,
         all(name in figures and figures[name].measured for name in called),
         manifest.target if manifest else None,
         stages,
-        max(stage.bytes for stage in stages) if on_host else base,
+        held + (gpus - 1) * base,
         host_memory(),
         plan.run_bytes,
         free_disk(home()),
+        gpus,
     )
+
+
+def _found(model: Model, plan: RunPlan, backend: str | None) -> tuple[Path | None, str | None]:
+    """The engine set that a run would take, or what has to be built."""
+    try:
+        return find_set(model.name, backend, plan.enhancing.name if plan.enhancing else NO_ENHANCER), None
+    except EngineSetError as error:
+        return None, f"{error}: {_building(model, backend or 'onnxruntime')}"
+
+
+def _on_card(stage: StageCost, memory: MemoryPlan) -> StageCost:
+    """The stage with what is planned of cards where weights come and go."""
+    others = memory.others.get(stage.stage)
+    return replace(stage, bytes=memory.peaks[stage.stage] + OUTSIDE, others=0 if others is None else others + OUTSIDE)
 
 
 def _usable(directory: Path, manifest: Manifest) -> list[str]:
@@ -155,32 +193,51 @@ def cost_on(engines: Mapping[str, Engine], model: Model, settings: Settings, pla
     opened = set_of(engines)
     if opened is None:
         return None
-    return run_cost(model, settings, plan, opened.directory, graphs=[*engines], budget=opened.budget)
+    return run_cost(
+        model, settings, plan, opened.directory, graphs=[*engines], budget=opened.budget, gpus=size_of(engines)
+    )
 
 
-def _stages(calls: Mapping[str, Calls], figures: Mapping[str, Figures], base: int) -> tuple[StageCost, ...]:
-    """Engines are loaded when they are first called and stay loaded; the interpolator's is asked for before all."""
-    made, loaded = [], {*calls.get("interpolate", ())}
-    for stage, counts in calls.items():
-        parts = {name: figures.get(name, Figures()) for name in counts}
-        loaded |= {*parts}
-        held = base + sum(figures.get(name, Figures()).load or 0 for name in loaded)
-        made.append(
-            StageCost(
-                stage,
-                counts.total(),
-                sum(part.seconds(counts[name]) or 0 for name, part in parts.items()),
-                int(held + max((part.run or 0 for part in parts.values()), default=0)),
-                all(part.complete for part in parts.values()),
-            )
+def _stages(
+    calls: Mapping[str, Calls], figures: Mapping[str, Figures], gpus: int, lanes: int, held: int, base: int
+) -> tuple[StageCost, ...]:
+    """`lanes`: how many processes compute at once; `held`, `base`: bytes of the first one, and of another."""
+    engines = {stage: {call.engine for call in counts} for stage, counts in calls.items()}
+    others = {stage: {call.engine for call in shared(counts)} for stage, counts in calls.items() if gpus > 1}
+    first = _peaks(engines, figures, held, engines.get("interpolate", set()))  # that is asked for before all
+    beside = _peaks(others, figures, base, set())
+    return tuple(
+        StageCost(
+            stage,
+            counts.total(),
+            sum(figures.get(c.engine, Figures()).seconds(n, c.together, lanes) or 0 for c, n in counts.items()),
+            first[stage],
+            all(figures.get(name, Figures()).complete for name in engines[stage]),
+            beside.get(stage, 0),
         )
-    return tuple(made)
+        for stage, counts in calls.items()
+    )
+
+
+def _peaks(
+    stages: Mapping[str, Set[str]], figures: Mapping[str, Figures], base: int, loaded: Set[str]
+) -> dict[str, int]:
+    """Bytes of a process at most, by stage: engines are loaded when they are first called, and stay loaded."""
+    peaks = {}
+    for stage, names in stages.items():
+        loaded = loaded | names
+        held = sum(figures.get(name, Figures()).load or 0 for name in loaded)
+        peaks[stage] = int(base + held + max((figures.get(name, Figures()).run or 0 for name in names), default=0))
+    return peaks
 
 
 @functools.cache
-def _base_memory(backend: str, target: str) -> int:
-    """What this process holds before its first engine, once it has imported all that a run does."""
-    for module in ("av", "PIL.Image", "stt2v.engine.session"):
+def _base_memory(backend: str, target: str, several: bool) -> int:
+    """What this process holds before its first engine, once it has imported all that a run does.
+
+    several: as one of several processes, which speak through PyTorch.
+    """
+    for module in ("av", "PIL.Image", "stt2v.engine.session", *(["torch.distributed"] if several else [])):
         importlib.import_module(module)
     if runs_here(backend, target):
         open_backend(backend, target)

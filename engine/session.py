@@ -19,7 +19,7 @@ from stt2v.engine.memory_plan import MemoryPlanner
 from stt2v.engine.models import DEFAULT_MODEL, find_model
 from stt2v.engine.models.model import Model
 from stt2v.engine.noise import Noise
-from stt2v.engine.parallel.group import Alone, Group, SpreadEngines
+from stt2v.engine.parallel.group import Alone, Group, SpreadEngines, check_size
 from stt2v.engine.pipeline import OnBase, Pipeline, unseen
 from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.progress import Progress, Silent
@@ -85,10 +85,7 @@ class Session(Closing):
         `vram`, EngineSetError and BackendError for a set that cannot be used.
         """
         find_model(model)
-        if gpus < 1:
-            raise UsageError(f"number of GPUs is {gpus}, expected at least 1")
-        if gpus > 1 and vram is not None:
-            raise UsageError(f"--vram and --gpus {gpus} are given, --vram is of one card; leave one of them out")
+        check_size(gpus, vram)
         if backend is not None:
             check_backend(backend)
         *others, last = [engines] if engines else find_sets(model, backend, enhancer)
@@ -182,7 +179,7 @@ class Session(Closing):
         """The engines with which a run fits into the memory of the card, which are told in what order they come."""
         if not isinstance(self.engines, EngineSet):
             return self._usable
-        planner = MemoryPlanner(self.model, self.engines.needs, [*self._usable])
+        planner = MemoryPlanner(self.model, self.engines.needs, [*self._usable], self._group.size)
         halved = planner.plan(settings, plan, self.engines.budget).halved
         if halved:
             progress.note(

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from stt2v.engine.backends.inductor_card import OUTSIDE
-from stt2v.engine.commands.options import BackendOption, EnginesOption, JsonOption, VramOption
+from stt2v.engine.commands.options import BackendOption, EnginesOption, GpusOption, JsonOption, VramOption
 from stt2v.engine.commands.output import report
 from stt2v.engine.engine_set import declared_model
 from stt2v.engine.flags import Order, takes_request
 from stt2v.engine.manifest import read_manifest
 from stt2v.engine.models import find_model
 from stt2v.engine.models.model import Model
+from stt2v.engine.parallel.group import check_size
 from stt2v.engine.plan import RunPlan, plan_run
 from stt2v.engine.run_costs import RunCost, run_cost
 
@@ -39,15 +40,18 @@ def plan(
     order: Order,
     backend: BackendOption = None,
     engines: EnginesOption = None,
+    gpus: GpusOption = 1,
     vram: VramOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run comes to, before any work: frames, chunks, windows, steps; time, memory, disk, missing engines."""
+    check_size(gpus, vram)
     model = _declared(order.model, engines)
     settings = order.request.resolve(model)
     planned = plan_run(model, settings)
     budget = None if vram is None else vram - OUTSIDE
-    report(Planned(planned, run_cost(model, settings, planned, engines, backend, budget=budget)), as_json)
+    cost = run_cost(model, settings, planned, engines, backend, budget=budget, gpus=gpus)
+    report(Planned(planned, cost), as_json)
 
 
 def _declared(model: str, engines: Path | None) -> Model:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from stt2v.engine.backends.base import Engine, Value, Values
+from stt2v.engine.errors import UsageError
 
 Item = TypeVar("Item")
 Outputs = dict[str, Value]
@@ -88,6 +89,14 @@ class SpreadEngines(Mapping[str, Engine]):
 
     def __len__(self) -> int:
         return len(self.engines)
+
+
+def check_size(size: int, vram: int | None) -> None:
+    """Raise UsageError for a number of processes that there cannot be, or that cannot keep to `vram`."""
+    if size < 1:
+        raise UsageError(f"number of GPUs is {size}, expected at least 1")
+    if size > 1 and vram is not None:
+        raise UsageError(f"--vram and --gpus {size} are given, --vram is of one card; leave one of them out")
 
 
 def size_of(engines: Mapping[str, Engine]) -> int:

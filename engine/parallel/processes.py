@@ -16,10 +16,10 @@ import numpy as np
 
 from stt2v.engine.backends.base import Closing, Value, Values
 from stt2v.engine.engine_set import EngineSet
-from stt2v.engine.errors import BackendError, StoppedError, UsageError
+from stt2v.engine.errors import BackendError, StoppedError
 from stt2v.engine.parallel.group import Call, Outputs
 from stt2v.engine.parallel.member import Membership, raised
-from stt2v.engine.parallel.wire import Meeting, Wire, card_count
+from stt2v.engine.parallel.wire import Meeting, Wire, card_count, check_cards
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL, DYING = 0.05, 10.0  # seconds: between two looks at a process; until one that has closed its end is gone
@@ -42,9 +42,8 @@ class Processes(Closing):
 
     def __init__(self, engines: EngineSet, size: int, trust: bool) -> None:
         manifest = engines.manifest
+        check_cards(size, manifest.target)
         on_cards = manifest.target != "cpu"
-        if on_cards and size > card_count():
-            raise UsageError(f"number of GPUs is {size}, PyTorch sees {card_count()}; take fewer")
         self.size = size
         self._under_way = False
         self._waiter = ThreadPoolExecutor(1)

@@ -25,6 +25,13 @@ def card_count() -> int:
     return int(_torch().cuda.device_count())
 
 
+def check_cards(processes: int, target: str | None) -> None:
+    """Raise UsageError for more processes than there are cards, where the engines need cards (None: not known)."""
+    there = card_count()
+    if target not in ("cpu", None) and processes > there:
+        raise UsageError(f"number of GPUs is {processes}, PyTorch sees {there}; take fewer")
+
+
 class Meeting(Closing):
     """Where the processes of a group find each other: a store in the first of them, on this machine only."""
 

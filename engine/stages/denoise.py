@@ -168,12 +168,17 @@ def guided_step(engines: Mapping[str, Engine], name: str = "step") -> WatchedSte
     else there is independent. Steps of the same shapes share one update engine, called "update".
     """
     stage = "enhance" if name.startswith("enhance") else "denoise"
-    prefix = name.removesuffix("step")
-    half, own = f"{prefix}half", f"{prefix}update"
-    apart = stage == "denoise" and size_of(engines) > 1 and half in engines
-    if name in engines and not apart:
+    if not by_halves(name, engines, size_of(engines)):
         return WatchedStep(FusedStep(engines[name]), stage)
-    return WatchedStep(HalvedStep(engines[half], engines[own if own in engines else "update"]), stage)
+    prefix = name.removesuffix("step")
+    own = f"{prefix}update"
+    return WatchedStep(HalvedStep(engines[f"{prefix}half"], engines[own if own in engines else "update"]), stage)
+
+
+def by_halves(name: str, engines: Collection[str], processes: int) -> bool:
+    """Whether the step called `name` is done by its halves where so many processes have these engines."""
+    apart = processes > 1 and not name.startswith("enhance") and f"{name.removesuffix('step')}half" in engines
+    return apart or name not in engines
 
 
 def fused_steps(engines: Collection[str]) -> list[str]:

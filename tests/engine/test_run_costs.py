@@ -12,7 +12,8 @@ import pytest
 
 from stt2v import cli
 from stt2v.engine.errors import EngineSetError
-from stt2v.engine.manifest import read_manifest
+from stt2v.engine.figures import Figures
+from stt2v.engine.manifest import read_manifest, write_manifest
 from stt2v.engine.models import find_model
 from stt2v.engine.parity import Parity, write_parity
 from stt2v.engine.plan import plan_run
@@ -41,10 +42,18 @@ def certified(tmp_path: Path) -> Path:
     return directory
 
 
-def cost(model: str, engines: Path | None = None, **changes: object) -> RunCost:
+@pytest.fixture
+def on_cards(certified: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, as if for cards, of which there are three."""
+    write_manifest(certified, replace(read_manifest(certified), target="cuda"))
+    monkeypatch.setattr("stt2v.engine.parallel.wire.card_count", lambda: 3)
+    return certified
+
+
+def cost(model: str, engines: Path | None = None, gpus: int = 1, **changes: object) -> RunCost:
     declared, request = find_model(model), Request(image=PICTURE, **changes)
     settings = request.resolve(declared)
-    return run_cost(declared, settings, plan_run(declared, settings), engines)
+    return run_cost(declared, settings, plan_run(declared, settings), engines, gpus=gpus)
 
 
 def test_time_and_memory_come_from_the_certificate(certified: Path) -> None:
@@ -64,6 +73,46 @@ def test_engines_that_are_not_used_cost_nothing(certified: Path) -> None:
     without = cost("tiny", certified, num_frames=64, enhancer="none")
     assert [stage.stage for stage in without.stages] == ["generate", "interpolate"]
     assert without.disk_bytes < cost("tiny", certified, num_frames=64).disk_bytes
+
+
+def test_several_cards_share_what_is_independent(on_cards: Path) -> None:
+    one, two, three = (cost("tiny", on_cards, gpus, num_frames=64) for gpus in (1, 2, 3))
+    assert two.seconds < one.seconds
+    generate, enhance, interpolate = two.stages
+    # 8 steps by two halves at once and an update; in each chunk groups of 8, 8, 8 and 1 frames; 6 engines before
+    assert generate.seconds == pytest.approx(0.1 * (8 * 2 + 2 * (2 + 1) + 6), rel=1e-3)
+    assert interpolate.seconds == pytest.approx(0.1 * 16, rel=2e-3)
+    assert three.stages[0].seconds == pytest.approx(0.1 * (8 * 2 + 2 * (1 + 1) + 6), rel=1e-3)
+    assert three.stages[1].seconds < enhance.seconds
+    assert [stage.others for stage in one.stages] == [0, 0, 0]
+    assert 0 < generate.others < generate.bytes
+    assert one.host_bytes < two.host_bytes < three.host_bytes
+    assert "by 2 cards" in two.summary
+    assert "of each other card" in two.lines()[1]
+
+
+def test_processes_on_one_processor_gain_no_time_and_take_memory_each(certified: Path) -> None:
+    one, two = (cost("tiny", certified, gpus, num_frames=64) for gpus in (1, 2))
+    assert two.seconds - one.seconds == pytest.approx(0.1 * (3 - 1) * 8)  # halves and update in place of fused steps
+    assert two.host_bytes == max(stage.bytes for stage in two.stages) + max(stage.others for stage in two.stages)
+
+
+def test_ways_between_cards_take_time() -> None:
+    engine = Figures(1000.0, moved=8_100_000_000)
+    assert [engine.seconds(12, 6, gpus) for gpus in (1, 2, 4, 8)] == [12.0, 2 * (3 + 3), 2 * (2 + 4), 2 * (1 + 5)]
+    assert Figures(1000.0, batch=4).seconds(10, 10, gpus=2) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [(("0",), "expected at least 1"), (("4",), "PyTorch sees 3"), (("2", "--vram", "24GiB"), "--vram is of one card")],
+)
+def test_a_number_of_cards_that_cannot_be(
+    gpus: tuple[str, ...], said: str, on_cards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "--model", "tiny", "--image", str(PICTURE), "--engines", str(on_cards), "--gpus", *gpus]
+    assert cli.main(words) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_published_model_by_the_table() -> None:

@@ -123,7 +123,7 @@ def test_a_process_that_does_not_begin_is_named(
 
 
 def test_more_gpus_than_there_are_cards(monkeypatch: pytest.MonkeyPatch, tiny: EngineSet) -> None:
-    monkeypatch.setattr("stt2v.engine.parallel.processes.card_count", lambda: 1)
+    monkeypatch.setattr("stt2v.engine.parallel.wire.card_count", lambda: 1)
     monkeypatch.setattr(tiny, "manifest", type("M", (), {"target": "cuda", "backend": "inductor"}))
     with pytest.raises(UsageError, match="number of GPUs is 2, PyTorch sees 1"):
         Processes(tiny, 2, trust=False)
