@@ -1,9 +1,10 @@
 """FP8 (e4m3) for the linear layers and convolutions of a captured program, as Hopper takes them.
 
 Weights have one scale an output channel, worked out here. The rows that a linear layer sees have one each, worked out
-as the program runs. A map has one: behind a norm it is known beforehand, because e4m3 has as many bits for small values
-as for large ones and only needs to hold the largest; other maps are looked at as the program runs. So nothing needs
-calibration (FP8 formats for deep learning, Micikevicius et al. 2022).
+as the program runs, unless a gated unit gives them (`export/gates.py`). A map has one: behind a norm it is known
+beforehand, because e4m3 has as many bits for small values as for large ones and only needs to hold the largest; other
+maps are looked at as the program runs. So nothing needs calibration (FP8 formats for deep learning, Micikevicius et al.
+2022).
 """
 
 import copy
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from stt2v.export.flat_program import FlatProgram, laid_out
+from stt2v.export.gates import gated_layer, narrowed, norm_before
 from stt2v.kernels import convolution, fp8
 from stt2v.kernels.fp8 import LARGEST, SMALLEST_SCALE, TYPE, quantised_rows
 
@@ -24,6 +26,7 @@ LINEAR, CONVOLUTION = aten.linear.default, aten.conv2d.default
 KINDS = MappingProxyType({LINEAR: "fp8_linears", CONVOLUTION: "fp8_convolutions"})
 FEWEST = MappingProxyType({LINEAR: 1 << 20, CONVOLUTION: 1 << 18})
 """Weights of a layer; below, quantising its input costs more than it saves, if it is not done by what comes before."""
+FEWEST_AT_GATES = 1 << 18  # of a layer before or behind a gated unit, whose input costs nothing to quantise
 FEWEST_ROWS = 512  # or pixels
 GRANULE = 16  # channels in and out come in multiples
 SPREAD = 64.0  # standard deviations, within which nearly every value behind a norm lies; it is cut off there
@@ -36,17 +39,10 @@ def quantise(
     module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
     counts = dict.fromkeys(KINDS.values(), 0)
     for node in [*worthwhile(module.graph, weights, fewest)]:
-        place = node.args[1]
-        if place.name in keep:
+        if node.args[1].name in keep:
             continue
-        weight = weights[place.name]
-        rows, scale = quantised_rows(weight.flatten(1))
-        weights[place.name] = laid_out(rows.reshape(weight.shape))
-        with node.graph.inserting_after(place):
-            scales = node.graph.placeholder(f"{place.name}_scale")
-        weights[scales.name] = scale.flatten()
         with node.graph.inserting_before(node):
-            result = _product(node, scales) if node.target == LINEAR else _convolution(node, scales, weights)
+            result = _product(node, weights) if node.target == LINEAR else _convolution(node, weights)
         result.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(result)
         node.graph.erase_node(node)
@@ -63,15 +59,26 @@ def layers(program: FlatProgram, fewest: Mapping[Any, int] = FEWEST) -> list[str
 
 def worthwhile(graph: fx.Graph, weights: Mapping[str, Tensor], fewest: Mapping[Any, int]) -> Iterator[Node]:
     """The layers that gain by FP8: operations of `fewest` with weights of their own, large enough."""
+    at_gates = {node for layer in graph.nodes for node in _around_gates(layer)}
     for node in graph.nodes:
         if node.target not in fewest or node.args[1].name not in weights or len(node.args[1].users) > 1:
             continue
         x, shape = node.args[0].meta["val"], weights[node.args[1].name].shape
         rows = x.numel() // shape[1]
-        if rows < FEWEST_ROWS or shape.numel() < fewest[node.target] or shape[0] % GRANULE or shape[1] % GRANULE:
+        least = min(fewest[node.target], FEWEST_AT_GATES) if node in at_gates else fewest[node.target]
+        if rows < FEWEST_ROWS or shape.numel() < least or shape[0] % GRANULE or shape[1] % GRANULE:
             continue
         if node.target == LINEAR or _keeps_size(node, shape[2:]):
             yield node
+
+
+def _around_gates(node: Node) -> tuple[Node, ...]:
+    """A linear layer behind a gated unit, and the one before it, if that takes what a LayerNorm gives."""
+    layer = gated_layer(node.args[0]) if node.target == LINEAR else None
+    if layer is None or layer.target != LINEAR:
+        return ()
+    x = layer.args[0]
+    return (layer, node) if norm_before(x, x.meta["val"].shape[-1]) else ()
 
 
 def _keeps_size(node: Node, taps: tuple[int, ...]) -> bool:
@@ -83,14 +90,13 @@ def _keeps_size(node: Node, taps: tuple[int, ...]) -> bool:
     return bias is not None and {*stride} == {1} and padded
 
 
-def _product(node: Node, scales: Node) -> Node:
+def _product(node: Node, weights: dict[str, Tensor]) -> Node:
     """A linear layer with its weight in FP8. Written out, so that the compiler fuses what quantises its input."""
     call = node.graph.call_function
     x, weight, *bias = node.args
     value, result = x.meta["val"], node.meta["val"]
-    wide = call(aten.to.dtype, (call(aten.reshape.default, (x, [-1, value.shape[-1]])), torch.float32))
-    scale = _scale(call, wide, [-1], True)
-    rows = call(aten.to.dtype, (call(aten.div.Tensor, (wide, scale)), TYPE))
+    rows, scale = narrowed(x, weight, weights) or _rows(call, x, value.shape[-1])
+    scales = _narrow(weight, weights)
     product = call(fp8.PRODUCT, (rows, weight, scale, call(aten.reshape.default, (scales, [1, -1]))))
     out = call(aten.reshape.default, (product, list(result.shape)))
     if bias and bias[0] is not None:
@@ -98,7 +104,7 @@ def _product(node: Node, scales: Node) -> Node:
     return out if result.dtype == torch.bfloat16 else call(aten.to.dtype, (out, result.dtype))
 
 
-def _convolution(node: Node, scales: Node, weights: Mapping[str, Tensor]) -> Node:
+def _convolution(node: Node, weights: dict[str, Tensor]) -> Node:
     """A convolution with its weight in FP8."""
     call = node.graph.call_function
     x, weight, bias, *_ = node.args
@@ -106,8 +112,26 @@ def _convolution(node: Node, scales: Node, weights: Mapping[str, Tensor]) -> Nod
     largest = _largest(x, weights)
     scale = _scale(call, wide, [0, 1, 2, 3], False) if largest is None else largest / LARGEST
     maps = call(aten.clamp.default, (call(aten.div.Tensor, (wide, scale)), -LARGEST, LARGEST))
-    factors = call(aten.mul.Tensor, (scales, scale))
+    factors = call(aten.mul.Tensor, (_narrow(weight, weights), scale))
     return call(convolution.OP, (call(aten.to.dtype, (maps, TYPE)), weight, bias, factors))
+
+
+def _narrow(place: Node, weights: dict[str, Tensor]) -> Node:
+    """Put the weight at `place` in FP8. Returns a new placeholder, of the scales of its channels out."""
+    weight = weights[place.name]
+    rows, scale = quantised_rows(weight.flatten(1))
+    weights[place.name] = laid_out(rows.reshape(weight.shape))
+    with place.graph.inserting_after(place):
+        scales = place.graph.placeholder(f"{place.name}_scale")
+    weights[scales.name] = scale.flatten()
+    return scales
+
+
+def _rows(call: Any, x: Node, width: int) -> tuple[Node, Node]:
+    """The rows of `x` in FP8, and their scales, worked out as the program runs."""
+    wide = call(aten.to.dtype, (call(aten.reshape.default, (x, [-1, width])), torch.float32))
+    scale = _scale(call, wide, [-1], True)
+    return call(aten.to.dtype, (call(aten.div.Tensor, (wide, scale)), TYPE)), scale
 
 
 def _scale(call: Any, wide: Node, axes: list[int], keep: bool) -> Node:

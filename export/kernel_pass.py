@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from stt2v.export.gates import calls, fp8_arguments, gated_layer
 from stt2v.kernels import attention, convolution, fp8, geglu, group_norm
 
 aten = torch.ops.aten
@@ -25,7 +26,8 @@ def put_kernels(module: fx.GraphModule) -> dict[str, int]:
         with module.graph.inserting_before(node):
             result = rewrite(node)
         if result is not None:
-            result.meta["val"] = node.meta["val"]
+            if "val" in node.meta:
+                result.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(result)
             counts[rewrite.__name__] += 1
     module.graph.eliminate_dead_code()
@@ -50,35 +52,28 @@ def norms(node: Node) -> Node | None:
 
 def gates(node: Node) -> Node | None:
     """linear, in FP8 or not -> chunk -> kept * gelu(gate) as one kernel; `node` is the product."""
-    kept, gelu = node.args
-    if not _calls(gelu, aten.gelu.default) or gelu.kwargs:
+    layer = gated_layer(node)
+    if layer is None:
         return None
-    gate = gelu.args[0]
-    if not (_calls(kept, operator.getitem) and _calls(gate, operator.getitem)):
-        return None
-    chunk = gate.args[0]
-    if chunk is not kept.args[0] or (kept.args[1], gate.args[1]) != (0, 1) or not _calls(chunk, aten.chunk.default):
-        return None
-    layer, parts, *axis = chunk.args
-    if parts != 2 or axis not in ([-1], [_value(layer).ndim - 1]) or len(layer.users) > 1:
-        return None
-    arguments = _layer_arguments(layer)
+    arguments = fp8_arguments(layer)
+    if arguments is None and calls(layer, aten.linear.default) and len(layer.args) == 3:
+        arguments = tuple(layer.args)
     if arguments is None:
         return None
     call = node.graph.call_function
     return call(aten.reshape.default, (call(geglu.OP, arguments), list(_value(node).shape)))
 
 
-def _layer_arguments(node: Node) -> tuple[Any, ...] | None:
-    """What a linear layer with a bias is called with; of one in FP8 (`export/fp8.py`), its scales too."""
-    if _calls(node, aten.linear.default) and len(node.args) == 3:
-        return tuple(node.args)
-    if _calls(node, aten.add.Tensor) and _calls(node.args[0], aten.reshape.default):
-        product, bias = node.args[0].args[0], node.args[1]
-        if _calls(product, fp8.PRODUCT):
-            x, weight, x_scale, scale = product.args
-            return (x, weight, bias, x_scale, scale)
-    return None
+def narrow_gates(node: Node) -> Node | None:
+    """What a gated unit's kernel gives, and is only wanted in FP8, in FP8 at once; `node` converts it."""
+    x, dtype, *_ = node.args
+    unit = x
+    while calls(unit, aten.reshape.default) and len(unit.users) == 1:
+        unit = unit.args[0]
+    if dtype != fp8.TYPE or unit is x or not calls(unit, geglu.OP) or len(unit.users) > 1:
+        return None
+    call = node.graph.call_function
+    return call(aten.reshape.default, (call(geglu.OP, unit.args, {"narrow": True}), x.args[1]))
 
 
 def convolutions(node: Node) -> Node | None:
@@ -110,13 +105,10 @@ def attentions(node: Node) -> Node | None:
 REWRITES: Mapping[Any, Rewrite] = {
     aten.group_norm.default: norms,
     aten.mul.Tensor: gates,
+    aten.to.dtype: narrow_gates,
     aten.conv2d.default: convolutions,
     aten.scaled_dot_product_attention.default: attentions,
 }
-
-
-def _calls(node: Any, target: Any) -> bool:
-    return isinstance(node, fx.Node) and node.op == "call_function" and node.target == target
 
 
 def _value(node: Any) -> Tensor:

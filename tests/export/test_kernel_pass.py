@@ -14,6 +14,7 @@ from torch.utils._ordered_set import OrderedSet
 from triton import knobs
 
 from stt2v.engine.models import find_model
+from stt2v.export import fp8
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import flatten
@@ -62,10 +63,10 @@ def worst(graph: Graph, actual: list[Tensor]) -> float:
     [
         (
             "half",
-            {"norms": 60, "gates": 18, "convolutions": 0, "attentions": 13},
+            {"norms": 60, "gates": 18, "narrow_gates": 0, "convolutions": 0, "attentions": 13},
         ),  # attention over pixels and convolutions are left to fp16
-        ("vae_decode_1", {"norms": 41, "gates": 0, "convolutions": 0, "attentions": 0}),
-        ("enhance_8_half", {"norms": 58, "gates": 9, "convolutions": 0, "attentions": 0}),
+        ("vae_decode_1", {"norms": 41, "gates": 0, "narrow_gates": 0, "convolutions": 0, "attentions": 0}),
+        ("enhance_8_half", {"norms": 58, "gates": 9, "narrow_gates": 0, "convolutions": 0, "attentions": 0}),
     ],
 )
 def test_kernels_change_nothing(tiny: Mapping[str, GraphMaker], name: str, counts: Mapping[str, int]) -> None:
@@ -101,7 +102,7 @@ def block() -> Graph:
 def test_half_precision_takes_convolutions_over_frames() -> None:
     graph = block()
     actual, found = run(graph, "fp16")
-    assert found == {"norms": 1, "gates": 1, "convolutions": 1, "attentions": 0}
+    assert found == {"norms": 1, "gates": 1, "narrow_gates": 0, "convolutions": 1, "attentions": 0}
     assert worst(graph, actual) < 2e-3
 
 
@@ -113,10 +114,41 @@ def test_fp8_takes_convolutions_and_linears() -> None:
         "fp8_convolutions": 2,
         "norms": 1,
         "gates": 1,
+        "narrow_gates": 0,
         "convolutions": 0,
         "attentions": 0,
     }
     assert 0.01 < worst(graph, actual) < 0.05
+
+
+class FeedForward(nn.Module):
+    """x: [N, 64] -> the same, by a gated unit, some of whose columns are a thousand times as large as others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(64), nn.Linear(64, 256), nn.Linear(128, 64)
+        size = torch.logspace(-1.5, 1.5, 128)
+        with torch.no_grad():
+            self.norm.weight.uniform_(0.5, 2)
+            self.norm.bias.uniform_(-1, 1)
+            self.up.weight[:128] *= size[:, None]
+            self.up.bias[:128] *= size
+            self.down.weight /= size
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, gate = self.up(self.norm(x)).chunk(2, -1)
+        return self.down(kept * functional.gelu(gate))
+
+
+def test_gates_behind_a_norm_are_in_fp8_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    graph = Graph("feed_forward", FeedForward(), {"x": torch.zeros(2, 300, 64)}, ("y",))
+    actual, counts = run(graph, "fp8")
+    assert (counts["fp8_linears"], counts["gates"], counts["narrow_gates"]) == (2, 1, 1)
+    monkeypatch.setattr(fp8, "narrowed", lambda *_: None)
+    by_rows, counts = run(graph, "fp8")
+    assert (counts["fp8_linears"], counts["gates"], counts["narrow_gates"]) == (2, 1, 0)
+    assert 0.01 < worst(graph, actual) < 1.02 * worst(graph, by_rows)
 
 
 class Sum(nn.Module):
