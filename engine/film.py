@@ -1,13 +1,15 @@
-"""One video in the making: the frames of its plan, encoded segment by segment into its run."""
+"""One video in the making: the frames of its plan, encoded beside their making, segment by segment into its run."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stt2v.engine.backends.base import Frames
+from stt2v.engine.belt import belt
 from stt2v.engine.errors import OutOfMemoryError
-from stt2v.engine.media.video import VideoWriter
+from stt2v.engine.media.video import AHEAD, VideoWriter
 from stt2v.engine.pipeline import OnBase
 from stt2v.engine.plan import RunPlan, end_after, output_frame
 from stt2v.engine.progress import Progress
@@ -51,21 +53,24 @@ class Film:
             self.progress.note(f"the video ends after {shorter.num_frames} of {plan.num_frames} frames")
         return shorter
 
-    def _units(self, plan: RunPlan) -> Iterator[str]:
+    def _units(self, plan: RunPlan) -> Sequence[str]:
         pipeline = self.session.pipeline(self.settings, plan, self.progress, self.on_base)
         length = output_frame(pipeline.segment, plan.interpolate)
         units = [f"{plan.folder}/segment-{number:04}.mp4" for number in range(-(-plan.num_frames // length))]
-        done = list(itertools.takewhile(self.run.has, units))
-        yield from done
-        if done == units:
-            return
-        on_step = self.session.on_step(self.progress)
-        blocks = pipeline.frames(self.run, self._picture(), on_step, len(done) * pipeline.segment)
-        frames = itertools.chain.from_iterable(blocks)
-        for unit in units[len(done) :]:
+        done = len(list(itertools.takewhile(self.run.has, units)))
+        if done < len(units):
+            on_step = self.session.on_step(self.progress)
+            blocks = pipeline.frames(self.run, self._picture(), on_step, done * pipeline.segment)
+            with belt(partial(self._encode, plan, units[done:], length), AHEAD) as put:
+                for frame in itertools.chain.from_iterable(blocks):
+                    put(frame)
+        return units
+
+    def _encode(self, plan: RunPlan, units: Sequence[str], length: int, frames: Iterator[Frames]) -> None:
+        """Finish `units` of `length` frames, the last of what is left; each is begun when its first frame comes."""
+        for unit, first in zip(units, frames, strict=False):
             with self.run.writing(unit) as path, VideoWriter(path, plan.width, plan.height, plan.fps, {}) as writer:
-                writer.write(itertools.islice(frames, length))
-            yield unit
+                writer.write(itertools.chain((first,), itertools.islice(frames, length - 1)))
 
     def _picture(self) -> Frames | None:
         """What the video starts from; a still that is made of the prompt is a unit as well."""

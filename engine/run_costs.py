@@ -19,6 +19,7 @@ from stt2v.engine.figures import Figures, measured_figures, tabled_figures
 from stt2v.engine.home import home
 from stt2v.engine.machine import free_disk, host_memory, resident_memory
 from stt2v.engine.manifest import Manifest, read_manifest
+from stt2v.engine.media.video import encoding_bytes
 from stt2v.engine.memory_plan import MemoryPlan, MemoryPlanner, engine_needs
 from stt2v.engine.models.enhancers import NO_ENHANCER
 from stt2v.engine.models.model import Model
@@ -148,7 +149,7 @@ def run_cost(
     figures = measured_figures(model, directory, manifest) if directory and manifest else tabled_figures(model, called)
     place = (manifest.backend, manifest.target) if manifest else ("", "")
     base = _base_memory(*place, gpus > 1)
-    held = base + PIXELS_HELD * model.chunk * 3 * model.width * model.height * 4
+    held = base + _frame_bytes(model, plan)
     if HOST_TARGET in place:
         stages = _stages(calls, figures, gpus, 1, held, base)
         held, base = max(stage.bytes for stage in stages), max(stage.others for stage in stages)
@@ -229,6 +230,12 @@ def _peaks(
         held = sum(figures.get(name, Figures()).load or 0 for name in loaded)
         peaks[stage] = int(base + held + max((figures.get(name, Figures()).run or 0 for name in names), default=0))
     return peaks
+
+
+def _frame_bytes(model: Model, plan: RunPlan) -> int:
+    """What the frames of a chunk take while they are decoded, and those that are encoded meanwhile."""
+    decoded = PIXELS_HELD * model.chunk * 3 * model.width * model.height * 4
+    return decoded + encoding_bytes(plan.width, plan.height)
 
 
 @functools.cache

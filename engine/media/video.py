@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 THREADS = 4
 QUALITY = "17"
 REORDERED = 2  # pictures that may wait for later ones to be decoded, with the preset in use
+AHEAD = 32
+"""Frames that may wait to be encoded. x264 does most of a segment when it ends, and meanwhile others are made."""
+HELD = 200  # bytes a pixel that x264 holds, in frames that it looks ahead to and back to; 170 MiB at 1280x720
 LONGEST_NAME = 255  # bytes, on every file system of Linux
 
 
@@ -92,6 +95,11 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as failure:
             if error is None:
                 raise unwritable(self.path, failure) from failure
+
+
+def encoding_bytes(width: int, height: int) -> int:
+    """The memory of frames of that size that wait, and of the encoder."""
+    return (3 * AHEAD + HELD) * width * height
 
 
 def frame_rate(fps: float) -> Fraction:

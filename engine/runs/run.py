@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ class Run(Closing):
     """The units of one run. Units are named by their file, relative to `directory`.
 
     Only one process works on a run: it holds a lock from here until `close`. Units whose file is missing or was
-    changed count as not finished. `on_unit` is called after each finished unit, and may stop the run by raising.
+    changed count as not finished. Several threads may make units at once. `on_unit` is called after each finished one,
+    and may stop the run by raising.
 
     Raises UsageError when another process works on the run.
     """
@@ -35,6 +37,7 @@ class Run(Closing):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.on_unit: Callable[[str], None] = unwatched
+        self._noting = threading.Lock()
         self._lock = locked(directory / LOCK, f"run {directory}")
         for left in directory.rglob(f"{PART}*"):  # by a process that was killed
             left.unlink()
@@ -48,7 +51,8 @@ class Run(Closing):
 
     def finished(self, prefix: str = "") -> list[str]:
         """The finished units whose names begin with `prefix`, sorted."""
-        return sorted(unit for unit in self._finished if unit.startswith(prefix))
+        with self._noting:
+            return sorted(unit for unit in self._finished if unit.startswith(prefix))
 
     def path(self, unit: str) -> Path:
         """The file of `unit`."""
@@ -105,8 +109,10 @@ class Run(Closing):
 
     def _note(self, unit: str) -> None:
         path = self.path(unit)
-        self._journal.append(Entry(unit, hash_file(path), path.stat().st_size))
-        self._finished.add(unit)
+        entry = Entry(unit, hash_file(path), path.stat().st_size)
+        with self._noting:
+            self._journal.append(entry)
+            self._finished.add(unit)
 
     def _is_intact(self, entry: Entry) -> bool:
         path = self.path(entry.unit)
