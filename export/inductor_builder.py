@@ -31,6 +31,7 @@ from stt2v.export.child import end_with_parent, peak_bytes
 from stt2v.export.quiet import quiet
 
 JOB, REPORT = "job.pickle", "report.json"
+ONLY_THE_GRAPH = Options(ops_filter=None, node_metadata_key_filter=lambda key: False)
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -80,7 +81,7 @@ class Job:
         with (folder / JOB).open("wb") as file:
             pickle.dump((self.arguments, self.kernels), file)
             # Not the module: that is traced anew when it is read, and what it computes of nothing becomes a buffer.
-            file.write(GraphPickler.dumps(self.module, Options(ops_filter=None)))
+            file.write(GraphPickler.dumps(self.module, ONLY_THE_GRAPH))
 
     @classmethod
     def load(cls, folder: Path) -> "Job":
