@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from stt2v.engine.backends.base import Array, Frames
+from stt2v.engine.stages.decode import pictures_of, rounded
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -48,8 +49,8 @@ def clip_pixels(picture: Frames) -> Array:
 
 def rounded_picture(pixels: Array) -> Frames:
     """pixels: [1, 3, H, W], float32, in [-1, 1] -> [H, W, 3], uint8, rounded to the nearest level."""
-    unit = np.clip(pixels[0] / np.float32(2.0) + np.float32(0.5), 0.0, 1.0)
-    return np.ascontiguousarray(np.rint(unit * np.float32(255.0)).astype(np.uint8).transpose(1, 2, 0))
+    picture: Frames = pictures_of(pixels, rounded)[0]
+    return picture
 
 
 def _resized(picture: Frames, size: tuple[int, int], filter_: Resampling) -> Frames:

@@ -1,6 +1,6 @@
 """Decoding latents to pixels in groups of fixed size, and the 8-bit conversions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -31,9 +31,25 @@ def to_uint8(frames: Array) -> Frames:
 
     Truncates, in the reference's order of float32 operations, so that the published results are met level by level.
     """
-    unit = (frames - np.float32(-1.0)) / np.float32(2.0) * np.float32(255.0)
-    levels = np.float32(255.0) * np.clip(unit, 0.0, 255.0) / np.float32(255.0)
-    return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
+    return pictures_of(frames, _truncated)
+
+
+def _truncated(plane: Array) -> Frames:
+    unit = (plane - np.float32(-1.0)) / np.float32(2.0) * np.float32(255.0)
+    levels: Array = np.float32(255.0) * np.clip(unit, 0.0, 255.0) / np.float32(255.0)
+    return levels.astype(np.uint8)
+
+
+def pictures_of(frames: Array, levels: Callable[[Array], Frames]) -> Frames:
+    """frames: [F, 3, H, W] -> [F, H, W, 3], uint8; `levels` makes the 8-bit levels of one colour of a frame, [H, W].
+
+    Plane by plane, which is 2 to 4 times as fast as whole arrays: these would be new memory for every operation.
+    """
+    pictures: Frames = np.empty((len(frames), *frames.shape[2:], frames.shape[1]), np.uint8)
+    for frame, picture in zip(frames, pictures, strict=True):
+        for colour, plane in enumerate(frame):
+            picture[..., colour] = levels(plane)
+    return pictures
 
 
 def through_8_bits(frames: Array) -> Array:
@@ -41,9 +57,14 @@ def through_8_bits(frames: Array) -> Array:
 
     The first chunk leaves the stock SVD-XT pipeline as pictures, so what follows sees it with 8 bits.
     """
-    unit = np.clip(frames / np.float32(2.0) + np.float32(0.5), 0.0, 1.0)
-    levels = np.rint(unit * np.float32(255.0)).astype(np.uint8)
-    return from_uint8(levels)
+    return from_uint8(rounded(frames))
+
+
+def rounded(values: Array) -> Frames:
+    """float32 in [-1, 1] -> the nearest 8-bit level, in the same layout."""
+    unit: Array = np.clip(values / np.float32(2.0) + np.float32(0.5), 0.0, 1.0)
+    levels: Frames = np.rint(unit * np.float32(255.0)).astype(np.uint8)
+    return levels
 
 
 def from_uint8(levels: Frames) -> Array:

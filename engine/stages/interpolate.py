@@ -11,6 +11,7 @@ from stt2v.engine.errors import StageError
 from stt2v.engine.parallel.group import Call, for_calls, run_all
 from stt2v.engine.plan import base_frames
 from stt2v.engine.stages.check import check_finite, check_frames
+from stt2v.engine.stages.decode import pictures_of
 
 CUT = 30.0
 """Mean difference of two neighbouring frames, in 8-bit levels of their thumbnails, from which they are two scenes."""
@@ -85,16 +86,15 @@ def _with_middles(group: Frames, middle: Array, cut: float | None) -> Frames:
 
 def _middles(first: Frames, second: Frames, middle: Array) -> Frames:
     """first, second: [n, H, W, 3]; middle: [n, 3, H, W] -> [n, H, W, 3]."""
-    varied = ~(_single(first) | _single(second))
-    check_finite("interpolate", middle)
-    check_frames("interpolate", middle[varied])  # between frames of one colour such a one is right
-    levels = (middle.astype(np.float32) * np.float32(255.0)).astype(np.uint8)
-    return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
+    for frame, plain in zip(middle, _single(first) | _single(second), strict=True):
+        check = check_finite if plain else check_frames  # between frames of one colour such a one is right
+        check("interpolate", frame[None])
+    return pictures_of(middle, lambda plane: (plane.astype(np.float32) * np.float32(255.0)).astype(np.uint8))
 
 
 def _single(frames: Frames) -> npt.NDArray[np.bool_]:
-    """[n, H, W, 3] -> [n]: whether a frame is of one colour."""
-    return np.asarray((frames == frames[:, :1, :1]).all((1, 2, 3)))
+    """[n, H, W, 3] -> [n]: whether a frame is of one colour; the first row tells most that are not."""
+    return np.array([all((part == frame[0, 0]).all() for part in (frame[0], frame)) for frame in frames])
 
 
 def _unit(frames: Frames, batch: int) -> Array:
@@ -112,6 +112,7 @@ def scene_change(first: Frames, second: Frames) -> Array:
 def _thumbnails(frames: Frames) -> Array:
     """[n, H, W, 3] -> [n, ceil(H / 16), ceil(W / 16), 3], means of blocks; those at the far edges are smaller."""
     rows, columns = (range(0, length, THUMBNAIL) for length in frames.shape[1:3])
-    sums = np.add.reduceat(np.add.reduceat(frames, rows, 1, np.float32), columns, 2, np.float32)
+    strips = np.stack([frames[:, row : row + THUMBNAIL].sum(1, dtype=np.uint16) for row in rows], 1)
+    sums = np.add.reduceat(strips, columns, 2, np.uint32)
     heights, widths = (np.minimum(THUMBNAIL, n - np.arange(0, n, THUMBNAIL)) for n in frames.shape[1:3])
     return np.asarray(sums / (heights[:, None] * widths)[..., None], np.float32)

@@ -84,6 +84,27 @@ def test_a_black_middle_is_refused_but_between_black_frames() -> None:
         list(interpolate([noise], mean_engine(value=0.0), 3))
 
 
+def test_a_black_first_row_is_no_black_frame() -> None:
+    """What is refused between other frames is refused between such."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
+    frames[:, 0] = 0
+    with pytest.raises(StageError, match="single value"):
+        list(interpolate([frames], mean_engine(value=0.0), 3))
+
+
+def test_scenes_are_told_apart_by_means_of_blocks() -> None:
+    """Blocks of 16 pixels, smaller at the far edges."""
+    first, second = np.random.default_rng(0).integers(0, 256, (2, 1, *SIZE, 3), np.uint8)
+    corners = [
+        (rows, columns)
+        for rows in (slice(0, 16), slice(16, 20))
+        for columns in (slice(0, 16), slice(16, 32), slice(32, 36))
+    ]
+    means = [[frame[0][corner].mean((0, 1)) for corner in corners] for frame in (first, second)]
+    expected = np.abs(np.subtract(*means)).mean()
+    assert scene_change(first, second) == pytest.approx([expected], rel=1e-5)
+
+
 def test_no_ghost_at_a_cut() -> None:
     video = np.stack([np.full((*SIZE, 3), level, np.uint8) for level in (10, 12, 200, 202)])
     assert levels(interpolate([video], mean_engine(batch=2), 7)) == [10, 11, 12, 12, 200, 201, 202]
