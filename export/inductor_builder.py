@@ -19,7 +19,9 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
+from torch._inductor.codegen.triton import TritonKernel
 from torch._inductor.graph import GraphLowering
+from torch._inductor.runtime.hints import ReductionHint
 from torch._subclasses import FakeTensorMode
 from torch.fx._graph_pickler import GraphPickler, Options
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -33,6 +35,7 @@ from stt2v.export.quiet import quiet
 JOB, REPORT = "job.pickle", "report.json"
 ONLY_THE_GRAPH = Options(ops_filter=None, node_metadata_key_filter=lambda key: False)
 HALF = (torch.float16, torch.bfloat16)
+LONGEST_ROW = 2048  # values that a block holds in registers
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def compile_graph(module: fx.GraphModule, arguments: Sequence[Tensor]) -> Any:
         without_trials(),
         maps_apart_from_tokens(),
         sums_written_once(),
+        rows_read_once(),
         quiet("torch._inductor", "torch._functorch"),
     ):
         return torch._inductor.standalone_compile(module, list(arguments), dynamic_shapes="from_example_inputs")
@@ -138,6 +142,27 @@ def sums_written_once() -> Iterator[None]:
         return result
 
     with patch.object(GraphLowering, "run_node", run_node):
+        yield
+
+
+@contextmanager
+def rows_read_once() -> Iterator[None]:
+    """On a GPU what is reduced along rows, as norms are, is read once and held in registers.
+
+    By itself Inductor reads such rows again for every reduction, and for the result, where they are longer than 1024 or
+    any tensor beside them lies in another order.
+    """
+    default = TritonKernel.should_use_persistent_reduction
+
+    def holds(kernel: TritonKernel) -> bool:
+        if default(kernel):
+            return True
+        if not kernel.inside_reduction or kernel.cooperative_reduction:
+            return False
+        along_rows = kernel.features.get_reduction_hint(kernel.tiling_scores) == ReductionHint.INNER
+        return along_rows and bool(kernel.features.reduction_numel <= LONGEST_ROW)
+
+    with patch.object(TritonKernel, "should_use_persistent_reduction", holds):
         yield
 
 

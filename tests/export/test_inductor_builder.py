@@ -3,14 +3,21 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from unittest.mock import patch
 
+import pytest
+import sympy
 import torch
 from torch import Tensor, nn
+from torch._inductor.codegen.triton import TritonKernel
+from torch._inductor.runtime.hints import ReductionHint
 
 from stt2v.export.capture import program_from_graph
 from stt2v.export.flat_program import flatten
 from stt2v.export.graph import Graph
-from stt2v.export.inductor_builder import Job, Layout, stand_ins
+from stt2v.export.inductor_builder import Job, Layout, rows_read_once, stand_ins
 from stt2v.export.kernel_pass import put_kernels
 
 READ = """
@@ -67,3 +74,22 @@ def test_stand_ins_lie_as_the_tensors_do_and_take_the_memory_of_the_largest() ->
         assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
         assert torch.equal(one, other)
     assert {tensor.untyped_storage().nbytes() for tensor in made} == {5 * 7 * 4}
+
+
+@pytest.mark.parametrize(
+    ("hint", "length", "held"),
+    [("INNER", 1280, True), ("INNER", 4096, False), ("OUTER", 64, False)],
+)
+def test_short_rows_are_held_while_they_are_reduced(hint: str, length: int, held: bool) -> None:
+    features = SimpleNamespace(
+        get_reduction_hint=lambda scores=None: ReductionHint[hint if scores else "DEFAULT"],
+        reduction_numel=sympy.Integer(length),
+    )
+    kernel = SimpleNamespace(
+        inside_reduction=True, cooperative_reduction=False, features=features, tiling_scores={"r0_": 1}
+    )
+    with (
+        patch.object(TritonKernel, "should_use_persistent_reduction", lambda _: False),
+        rows_read_once(),
+    ):
+        assert TritonKernel.should_use_persistent_reduction(cast(TritonKernel, kernel)) == held
