@@ -109,6 +109,6 @@ class MemoryPlanner:
         if how := settings.enhancing:
             for window in reversed(enhancer_windows(self.graphs)):
                 if window < how.window:
-                    smaller = replace(how, window=window, overlap=min(how.overlap, window // 2))
+                    smaller = how.in_windows(window)
                     yield f"--window {window} --overlap {smaller.overlap}", replace(settings, enhancing=smaller)
             yield "--no-enhance", replace(settings, enhancing=None)

@@ -45,7 +45,10 @@ def _suffixes(enhancing: Enhancing | None, model: Model) -> list[str]:
     """What the name of a set says of its enhancer: nothing of the model's own."""
     if enhancing == model.enhancing:
         return []
-    return [enhancing.name if enhancing else "noenhancer"]
+    if enhancing is None:
+        return ["noenhancer"]
+    usual = choose_enhancer(model, enhancing.name)
+    return [enhancing.name if enhancing == usual else f"{enhancing.name}-window{enhancing.window}"]
 
 
 def weight_folder(model: str) -> Path:

@@ -7,9 +7,27 @@ from typing import Annotated, Literal
 
 import typer
 
-from stt2v.engine.commands.options import JsonOption, ModelOption
+from stt2v.engine.commands.options import JsonOption, ModelOption, vram_bytes
 from stt2v.engine.commands.output import report, say
 from stt2v.engine.errors import ExportError, UsageError
+
+
+EnhancerOption = Annotated[
+    str | None, typer.Option("--enhancer", help="vid2vid, i2vgen-xl or none. Default: the model's.")
+]
+WindowOption = Annotated[
+    int | None, typer.Option("--window", help="Frames that the enhancer sees at most. Default: the enhancer's.")
+]
+RoomOption = Annotated[
+    int | None,
+    typer.Option(
+        "--vram", metavar="GIB", parser=vram_bytes, help="Engines for runs within so much memory of a card: 24GiB."
+    ),
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="The folder of the model's weights. Default: what `pull` brought.")
+]
+RandomOption = Annotated[bool, typer.Option("--random-weights", help="Seeded random weights, to measure or to try.")]
 
 
 def build_engines(
@@ -26,15 +44,17 @@ def build_engines(
     size: Annotated[
         str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of the frames. Default: the model's.")
     ] = None,
-    enhancer: Annotated[
-        str | None, typer.Option("--enhancer", help="vid2vid, i2vgen-xl or none. Default: the model's.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="The folder of the model's weights. Default: what `pull` brought.")
-    ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Seeded random weights, to measure or to try.")
-    ] = False,
+    enhancer: EnhancerOption = None,
+    window: WindowOption = None,
+    vram: RoomOption = None,
+    weights: RoomOption = Annotated[
+    int | None,
+    typer.Option(
+        "--vram", metavar="GIB", parser=vram_bytes, help="Engines for runs within so much memory of a card: 24GiB."
+    ),
+]
+WeightsOption = None,
+    random_weights: RandomOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="The engine set's folder. Default: the store.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Compilers that run at once.")] = 1,
     only: Annotated[
@@ -55,9 +75,12 @@ def build_engines(
 
     with progress_on(sys.stderr) as progress:
         wanted = _size(size) if size else None
-        build = model_build(model, backend, precision, target, wanted, enhancer, weights, random_weights, out, progress)
+        source = weights, random_weights, out, progress, window, vram
+        build = model_build(model, backend, precision, target, wanted, enhancer, *source)
         result = (
-            plan_build(build, build.survey(), jobs, only or ()) if dry_run else run_planned(build, jobs, only or ())
+            plan_build(build, build.survey(), jobs, only or ())
+            if dry_run
+            else run_planned(build, jobs, only or (), vram)
         )
     report(result, as_json)
 

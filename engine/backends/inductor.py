@@ -21,13 +21,12 @@ import numpy.typing as npt
 
 from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
 from stt2v.engine.backends.host import check_inputs
-from stt2v.engine.backends.inductor_card import LATER, OUTSIDE, SLACK, CudaCard
+from stt2v.engine.backends.inductor_card import LATER, SLACK, CudaCard, inside
 from stt2v.engine.backends.inductor_recording import Plainly, Recorder, Runner
 from stt2v.engine.backends.inductor_weights import CardWeights, MappedWeights, Table, Weights
 from stt2v.engine.backends.memory import Cost, HostMeter, Meter
 from stt2v.engine.backends.residency import Residency
 from stt2v.engine.errors import BackendError, DeviceLostError, OutOfMemoryError, UsageError
-from stt2v.engine.size import in_words
 from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DEVICES = ("cpu", "cuda")
@@ -146,11 +145,10 @@ class InductorBackend:
 
         if not isinstance(self.weights, CardWeights):
             raise UsageError("--vram is the memory of a card, this engine set is for the processor; leave it out")
-        if nbytes <= OUTSIDE:
-            raise UsageError(f"--vram is {in_words(nbytes)}, expected more than the {in_words(OUTSIDE)} of CUDA itself")
-        allowed = (nbytes - OUTSIDE + SLACK) / torch.cuda.mem_get_info()[1]
+        room = inside(nbytes)
+        allowed = (room + SLACK) / torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed))
-        self.weights.residency.budget = min(nbytes - OUTSIDE, self.weights.residency.budget or nbytes)
+        self.weights.residency.budget = min(room, self.weights.residency.budget or nbytes)
 
     def refit(self) -> bool:
         self.runner.give_up()

@@ -4,10 +4,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+from stt2v.engine.errors import UsageError
+from stt2v.engine.size import in_words
+
 BEFORE, LATER, SLACK = 512 << 20, 512 << 20, 256 << 20
 """Bytes of a card beside weights and activations: what CUDA takes when it begins; what libraries and kernels take while
 engines run; values that go from engine to engine, and rounding."""
 OUTSIDE = BEFORE + LATER + SLACK
+
+
+def inside(vram: int) -> int:
+    """What is left of `vram` bytes of a card for weights and activations. Raises UsageError where nothing is."""
+    if vram <= OUTSIDE:
+        raise UsageError(f"--vram is {in_words(vram)}, expected more than the {in_words(OUTSIDE)} of CUDA itself")
+    return vram - OUTSIDE
 
 
 class Card(Protocol):

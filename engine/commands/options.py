@@ -8,7 +8,8 @@ import typer
 from stt2v.engine.size import from_words
 
 
-def _vram(text: str) -> int:
+def vram_bytes(text: str) -> int:
+    """What `--vram` says."""
     return from_words(text, "--vram")
 
 
@@ -26,5 +27,7 @@ TrustOption = Annotated[
 ]
 VramOption = Annotated[
     int | None,
-    typer.Option("--vram", metavar="GIB", parser=_vram, help="Stay within so much memory of the card, such as 24GiB."),
+    typer.Option(
+        "--vram", metavar="GIB", parser=vram_bytes, help="Stay within so much memory of the card, such as 24GiB."
+    ),
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stt2v.engine.backends.inductor_card import OUTSIDE
+from stt2v.engine.backends.inductor_card import inside
 from stt2v.engine.commands.options import BackendOption, EnginesOption, GpusOption, JsonOption, VramOption
 from stt2v.engine.commands.output import report
 from stt2v.engine.engine_set import declared_model
@@ -49,7 +49,7 @@ def plan(
     model = _declared(order.model, engines)
     settings = order.request.resolve(model)
     planned = plan_run(model, settings)
-    budget = None if vram is None else vram - OUTSIDE
+    budget = None if vram is None else inside(vram)
     cost = run_cost(model, settings, planned, engines, backend, budget=budget, gpus=gpus)
     report(Planned(planned, cost), as_json)
 

@@ -1,7 +1,7 @@
 """What a model is: the declaration that the loop, the planner and the command line read."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stt2v.engine.typed_json import read_as
@@ -26,6 +26,10 @@ class Enhancing:
     window: int
     overlap: int
     steps: int
+
+    def in_windows(self, window: int) -> "Enhancing":
+        """The same in shorter windows, which share at most half of their frames."""
+        return replace(self, window=window, overlap=min(self.overlap, window // 2))
 
 
 @dataclass(frozen=True)
