@@ -11,7 +11,6 @@ from stt2v.engine.commands.options import JsonOption, ModelOption, vram_bytes
 from stt2v.engine.commands.output import report, say
 from stt2v.engine.errors import ExportError, UsageError
 
-
 EnhancerOption = Annotated[
     str | None, typer.Option("--enhancer", help="vid2vid, i2vgen-xl or none. Default: the model's.")
 ]
@@ -47,13 +46,7 @@ def build_engines(
     enhancer: EnhancerOption = None,
     window: WindowOption = None,
     vram: RoomOption = None,
-    weights: RoomOption = Annotated[
-    int | None,
-    typer.Option(
-        "--vram", metavar="GIB", parser=vram_bytes, help="Engines for runs within so much memory of a card: 24GiB."
-    ),
-]
-WeightsOption = None,
+    weights: WeightsOption = None,
     random_weights: RandomOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="The engine set's folder. Default: the store.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Compilers that run at once.")] = 1,
