@@ -1,9 +1,10 @@
 """GroupNorm over channels-last maps, its statistics split over many blocks.
 
 A group of a video spans every frame, so there are few groups and each is large: one block a group, as libraries do it,
-leaves most of a GPU idle. Here each block reduces a tile of some channels, and tiles are merged by the parallel
-algorithm of Chan, Golub and LeVeque (1979), which keeps its precision where the mean is far from zero. What is left of
-the norm is one multiplication and addition an element, which the compiler fuses with what follows it.
+leaves most of a GPU idle. Here each block reduces some channels of some rows around the first of these, and what blocks
+find is merged, by the shifted and the parallel algorithm of Chan, Golub and LeVeque (1983), which keep their precision
+where the mean is far from zero. What is left of the norm is one multiplication and addition an element, which the
+compiler fuses with what follows it.
 """
 
 import torch
@@ -14,8 +15,8 @@ from torch.nn import functional
 
 from stt2v.kernels.device import runs_triton
 
-ROWS, CHANNELS = 128, 64  # a tile: pixels by channels
-TILES = 8  # a block reduces so many tiles, one after the other
+ROWS, CHANNELS = 64, 64  # a tile: pixels by channels
+TILES = 16  # a block reduces so many tiles, one after the other
 
 
 def group_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -76,29 +77,30 @@ def _moments(
     x, mean_out, spread_out, pixels, channels, splits,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Mean, and sum of squared distances from it, of each channel over one split of the pixels of one map."""
+    """Mean, and sum of squared distances from it, of each channel over one split of the pixels of one map.
+
+    The row that distances are first taken from is one of the split's, so that rounding cannot exceed what it adds.
+    """
     split, batch = tl.program_id(0), tl.program_id(2)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    mean = tl.zeros([CHANNELS], tl.float32)
-    spread = tl.zeros([CHANNELS], tl.float32)
-    count = 0.0
+    own = channel < channels
+    top = split * TILES * ROWS
     base = x + batch.to(tl.int64) * pixels * channels
-    for tile in range(TILES):
-        row = (split * TILES + tile) * ROWS + tl.arange(0, ROWS)
-        inside = (row < pixels)[:, None] & (channel < channels)[None, :]
-        here = tl.minimum(tl.maximum(pixels - (split * TILES + tile) * ROWS, 0), ROWS).to(tl.float32)
-        offset = row.to(tl.int64)[:, None] * channels + channel[None, :]
-        values = tl.load(base + offset, mask=inside, other=0.0).to(tl.float32)
-        here_mean = tl.sum(values, 0) / tl.maximum(here, 1.0)
-        distance = tl.where(inside, values - here_mean[None, :], 0.0)
-        both = tl.maximum(count + here, 1.0)
-        step = here_mean - mean
-        spread += tl.sum(distance * distance, 0) + step * step * (count * here / both)
-        mean += step * (here / both)
-        count += here
+    first = tl.load(base + top.to(tl.int64) * channels + channel, mask=own, other=0.0).to(tl.float32)
+    total = tl.zeros([ROWS, CHANNELS], tl.float32)
+    squares = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for tile in tl.range(TILES, num_stages=3):  # the next tiles are on their way meanwhile
+        row = top + tile * ROWS + tl.arange(0, ROWS)
+        inside = (row < pixels)[:, None] & own[None, :]
+        values = tl.load(base + row.to(tl.int64)[:, None] * channels + channel[None, :], mask=inside, other=0.0)
+        distance = tl.where(inside, values.to(tl.float32) - first[None, :], 0.0)
+        total += distance
+        squares += distance * distance
+    count = tl.minimum(pixels - top, TILES * ROWS).to(tl.float32)
+    shift = tl.sum(total, 0) / count
     place = (batch * splits + split) * channels + channel
-    tl.store(mean_out + place, mean, mask=channel < channels)
-    tl.store(spread_out + place, spread, mask=channel < channels)
+    tl.store(mean_out + place, first + shift, mask=own)
+    tl.store(spread_out + place, tl.sum(squares, 0) - shift * shift * count, mask=own)
 
 
 @triton.jit
