@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -70,13 +70,23 @@ class Processes(Closing):
             yield from self._round(together)
 
     def close(self) -> None:
-        if not self._under_way:  # else they are past listening
-            for member in self._members:
-                with suppress(RuntimeError):  # of one that has ended before
-                    self._wire.send(member.rank, {"engine": None}, {})
-        self._end()
-        self._wire.close()
+        if all(self._told_to_end(member) for member in self._members):
+            self._wire.close()  # while they close theirs: NCCL may wait for each other's
+            self._end()
+        else:
+            self._end()
+            self._wire.abandon()
         self._waiter.shutdown()
+
+    def _told_to_end(self, member: _Member) -> bool:
+        """Whether a process hears that it is to end; where something is under way they are past listening."""
+        if self._under_way:
+            return False
+        try:
+            self._wire.send(member.rank, {"engine": None}, {})
+        except RuntimeError:  # it has ended before
+            return False
+        return True
 
     def _round(self, calls: Sequence[Call]) -> list[Outputs]:
         """One call for each process, the first one here. Every answer is taken before an error is raised."""

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -58,7 +58,8 @@ class Meeting(Closing):
 class Wire(Closing):
     """The way from this process to all others of its group; made once all have arrived.
 
-    cards: whether tensors lie on cards, one for each process, and go from card to card.
+    cards: whether tensors lie on cards, one for each process, and go from card to card. That of this process is the
+    first that it sees; NCCL is told so at once, and connects all of them here and not two by two when they first speak.
     """
 
     def __init__(self, meeting: Meeting, rank: int, size: int, cards: bool) -> None:
@@ -68,10 +69,15 @@ class Wire(Closing):
         self._device = "cuda" if cards else "cpu"
         if self._distributed.is_initialized():
             raise UsageError("torch.distributed is at work in this process; open one session of several GPUs at a time")
-        way = "cpu:gloo,cuda:nccl" if cards else "gloo"
+        group = {"store": meeting.store, "rank": rank, "world_size": size, "timeout": PATIENCE}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's about its own
-            self._distributed.init_process_group(way, store=meeting.store, rank=rank, world_size=size, timeout=PATIENCE)
+            if cards:
+                own = self._torch.device("cuda", 0)
+                self._torch.cuda.set_device(own)
+                self._distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=own, **group)
+            else:
+                self._distributed.init_process_group("gloo", **group)
 
     def send(self, to: int, head: Head, values: Values) -> None:
         """Send a head, which JSON can hold, and values. Raises RuntimeError when the other has ended."""
@@ -80,9 +86,7 @@ class Wire(Closing):
         data = bytearray(json.dumps({**head, "tensors": rows}).encode())
         self._distributed.send(self._torch.tensor([len(data)]), to)
         self._distributed.send(self._torch.frombuffer(data, dtype=self._torch.uint8), to)
-        for tensor in tensors.values():
-            if tensor.numel():
-                self._distributed.send(tensor, to)
+        self._move(self._distributed.isend, tensors.values(), to)
 
     def head(self, sender: int) -> Head:
         """The head of what `send` sends, as soon as it comes. Raises RuntimeError when the other has ended."""
@@ -94,8 +98,10 @@ class Wire(Closing):
         return head
 
     def values(self, sender: int, head: Head) -> dict[str, Value]:
-        """The values that follow that head."""
-        return {name: self._value(sender, dtype, shape) for name, dtype, shape in head["tensors"]}
+        """The values that follow that head. Raises RuntimeError when the other has ended."""
+        tensors = {name: self._empty(dtype, shape) for name, dtype, shape in head["tensors"]}
+        self._move(self._distributed.irecv, tensors.values(), sender)
+        return {name: self._value(tensor) for name, tensor in tensors.items()}
 
     def settle(self) -> None:
         """Wait until the card has done all it was told: what it fails at is raised here."""
@@ -105,14 +111,24 @@ class Wire(Closing):
     def close(self) -> None:
         self._distributed.destroy_process_group()
 
+    def abandon(self) -> None:
+        """Close it where others are gone, for whom `close` may wait."""
+        self._distributed.distributed_c10d._abort_process_group()  # the only way that PyTorch has
+
+    def _move(self, operation: Any, tensors: Iterable[Any], other: int) -> None:
+        """Send all of these, or receive them: one operation of NCCL."""
+        whole = [self._distributed.P2POp(operation, tensor, other) for tensor in tensors if tensor.numel()]
+        for work in self._distributed.batch_isend_irecv(whole) if whole else ():
+            work.wait()
+
     def _tensor(self, value: Value) -> Any:
         tensor = value.tensor if isinstance(value, TorchValue) else self._torch.tensor(np.asarray(value))
         return tensor.to(self._device).contiguous()
 
-    def _value(self, sender: int, dtype: str, shape: list[int]) -> Value:
-        tensor = self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device)
-        if tensor.numel():
-            self._distributed.recv(tensor, sender)
+    def _empty(self, dtype: str, shape: list[int]) -> Any:
+        return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device)
+
+    def _value(self, tensor: Any) -> Value:
         if self._device == "cuda":
             return TorchValue(tensor)
         array: Value = tensor.numpy()
