@@ -110,7 +110,11 @@ def _convolution(node: Node, weights: dict[str, Tensor]) -> Node:
     x, weight, bias, *_ = node.args
     wide = call(aten.to.dtype, (x, torch.float32))
     largest = _largest(x, weights)
-    scale = _scale(call, wide, [0, 1, 2, 3], False) if largest is None else largest / LARGEST
+    if largest is not None:
+        scale = largest / LARGEST
+    else:
+        seen = x.args[0] if x.target == aten.upsample_nearest2d.vec else x  # which repeats values, and has no other
+        scale = _scale(call, call(aten.to.dtype, (seen, torch.float32)), [0, 1, 2, 3], False)
     maps = call(aten.clamp.default, (call(aten.div.Tensor, (wide, scale)), -LARGEST, LARGEST))
     factors = call(aten.mul.Tensor, (_narrow(weight, weights), scale))
     return call(convolution.OP, (call(aten.to.dtype, (maps, TYPE)), weight, bias, factors))

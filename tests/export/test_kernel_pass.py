@@ -121,6 +121,20 @@ def test_fp8_takes_convolutions_and_linears() -> None:
     assert 0.01 < worst(graph, actual) < 0.05
 
 
+def test_largest_of_a_map_is_sought_before_it_is_enlarged() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(32, 32, 3, padding=1))
+    graph = Graph("enlarge", layers, {"input": torch.zeros(2, 32, 16, 32)}, ("y",))
+    flat = flatten(exported_from_graph(in_type(graph, torch.bfloat16)))
+    program, counts = quantise(flat, fewest=dict.fromkeys(KINDS, 1))
+    assert counts["fp8_convolutions"] == 1
+    (largest,) = program.module.graph.find_nodes(op="call_function", target=torch.ops.aten.amax.default)
+    while largest.op == "call_function":
+        assert largest.target != torch.ops.aten.upsample_nearest2d.vec
+        (largest,) = largest.all_input_nodes
+    assert 0.01 < worst(graph, run(graph, "fp8")[0]) < 0.05
+
+
 class FeedForward(nn.Module):
     """x: [N, 64] -> the same, by a gated unit, some of whose columns are a thousand times as large as others."""
 
