@@ -40,7 +40,8 @@ def recorded(function: Callable[[], Any], device: str) -> Callable[[], object]:
         return function
     for _ in range(WARM_UPS):
         function()
-    launch, _ = CudaCard().record(function)
+    card = CudaCard()
+    launch, _ = card.record(function, card.pool())
     return launch
 
 

@@ -79,7 +79,8 @@ def engine(precision: str) -> Prepare:
 
 def as_engines_run(call: Call) -> Call:
     """`call`, which was called before, as an engine does it on a card from its second run on: recorded."""
-    recording = Recording.of(CudaCard(), call, (), ())
+    card = CudaCard()
+    recording = Recording.of(card, card.pool(), call, (), ())
     return lambda: tuple(recording.replay(()))
 
 

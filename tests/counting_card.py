@@ -3,10 +3,19 @@
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+
+
+@dataclass
+class Pool:
+    """Memory that recordings share, which ends with the last of them."""
+
+    users: "weakref.WeakSet[Any]" = field(default_factory=weakref.WeakSet)
+    used: bool = False
 
 
 class CountingCard:
@@ -43,8 +52,12 @@ class CountingCard:
     def reserved(self) -> int:
         return self.held
 
-    def record(self, function: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+    def pool(self) -> Any:
+        return Pool()
+
+    def record(self, function: Callable[[], Sequence[Any]], pool: Any) -> tuple[Callable[[], None], Sequence[Any]]:
         """Outputs hold nothing of use until they are computed; they count as memory of the card."""
+        assert pool.users or not pool.used, "the pool ended with its last recording"
         outputs = [self.empty(output.nbytes).view(output.dtype).reshape(output.shape).fill_(7) for output in function()]
 
         def launch() -> None:
@@ -52,6 +65,8 @@ class CountingCard:
             for held, output in zip(outputs, function(), strict=True):
                 held.copy_(output)
 
+        pool.used = True
+        pool.users.add(launch)
         return launch, outputs
 
     def _give_back(self, nbytes: int) -> None:

@@ -51,11 +51,12 @@ class Card(Protocol):
         """Bytes that cannot be used for anything else now."""
         ...
 
-    def record(self, function: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
-        """What computes `function` anew each time it is called, and the tensors that it writes the results to.
+    def pool(self) -> Any:
+        """Memory that recordings share: what one leaves free serves the next. It ends with the last of them."""
+        ...
 
-        Memory that is free at the end of one recording serves the next ones too.
-        """
+    def record(self, function: Callable[[], Sequence[Any]], pool: Any) -> tuple[Callable[[], None], Sequence[Any]]:
+        """What computes `function` anew each time it is called, and the tensors that it writes the results to."""
         ...
 
 
@@ -66,7 +67,6 @@ class CudaCard:
         import torch
 
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()  # of recordings
 
     def empty(self, nbytes: int) -> Any:
         """See `Card`."""
@@ -113,11 +113,17 @@ class CudaCard:
         torch.cuda.empty_cache()
         return int(torch.cuda.memory_reserved())
 
-    def record(self, function: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+    def pool(self) -> Any:
+        """See `Card`."""
+        import torch
+
+        return torch.cuda.graph_pool_handle()
+
+    def record(self, function: Callable[[], Sequence[Any]], pool: Any) -> tuple[Callable[[], None], Sequence[Any]]:
         """See `Card`. Other threads go on copying meanwhile."""
         import torch
 
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
             outputs = function()
         return graph.replay, outputs

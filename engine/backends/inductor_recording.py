@@ -60,10 +60,12 @@ class Recording:
     launch: Callable[[], None]
 
     @classmethod
-    def of(cls, card: Card, function: Function, weights: Sequence[Any], inputs: Sequence[Any]) -> "Recording":
-        """Record a run of `function`, which is not computed yet."""
+    def of(
+        cls, card: Card, pool: Any, function: Function, weights: Sequence[Any], inputs: Sequence[Any]
+    ) -> "Recording":
+        """Record a run of `function`, which is not computed yet, in memory of `pool`."""
         held = [tensor.clone() for tensor in inputs]
-        launch, outputs = card.record(lambda: function(*weights, *held))
+        launch, outputs = card.record(lambda: function(*weights, *held), pool)
         return cls(_places(weights), held, outputs, launch)
 
     def replay(self, inputs: Sequence[Any]) -> list[Any]:
@@ -85,6 +87,7 @@ class Recorder:
         self._residency = residency
         self._card = card
         self._recordings: dict[str, Recording] = {}
+        self._pool: Any = None
         self._runs = Counter[str]()
         self._taken = 0
 
@@ -118,8 +121,10 @@ class Recorder:
         self._take(-self._taken)
 
     def _record(self, name: str, function: Function, weights: Sequence[Any], inputs: Sequence[Any]) -> Recording:
+        if not self._recordings:
+            self._pool = self._card.pool()
         before = self._card.reserved()
-        recording = self._recordings[name] = Recording.of(self._card, function, weights, inputs)
+        recording = self._recordings[name] = Recording.of(self._card, self._pool, function, weights, inputs)
         self._take(self._card.reserved() - before)
         return recording
 

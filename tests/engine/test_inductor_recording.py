@@ -63,6 +63,16 @@ def test_what_had_to_go_is_called_plainly_from_then_on(weight: Tensor) -> None:
     assert card.replays == 1
 
 
+def test_engines_are_recorded_after_others_had_to_go(weight: Tensor) -> None:
+    card = CountingCard(1 << 20)
+    recorder = Recorder(Residency(10 * SIZE), card)
+    for name in ("one", "other"):
+        for value in (1.0, 2.0, 3.0):
+            assert float(run(recorder, weight, value, name)[0]) == 2 * value
+        recorder.give_up()
+    assert card.replays == 4
+
+
 def test_weights_that_lie_elsewhere_now_are_seen(weight: Tensor) -> None:
     card = CountingCard(1 << 20)
     recorder = Recorder(Residency(), card)
