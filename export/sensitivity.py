@@ -1,7 +1,8 @@
 """Which layers stay in half precision because FP8 in them hurts: measured, one layer at a time."""
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from stt2v.engine.parity import LIMITS
 from stt2v.export.flat_program import FlatProgram
 from stt2v.export.fp8 import FEWEST, layers, quantise
 
+TRIALS = 24  # groups of neighbouring layers that are tried by themselves
 LIMIT = 0.9 * LIMITS["fp8"]  # beside a program in bfloat16, which is off itself
 
 
@@ -25,8 +27,9 @@ def sensitive_layers(
 ) -> tuple[str, ...]:
     """The weights of as few layers as have to stay so that FP8 in the others moves the outputs by `limit` at most.
 
-    Where all may be in FP8 that takes two runs of the program. Else each layer is first tried in FP8 by itself, and
-    those that hurt most stay. `limit` is of rel, ||a-b|| / ||b|| of the worst output.
+    Where all may be in FP8 that takes two runs of the program. Else each is first tried in FP8 by itself (in a large
+    network with its neighbours, because a run takes seconds), and those that hurt most stay. `limit` is of rel,
+    ||a-b|| / ||b|| of the worst output.
     """
     exact = _outputs(program, inputs)
 
@@ -37,9 +40,18 @@ def sensitive_layers(
     if rel(()) <= limit:
         return ()
     names = layers(program, fewest)
-    alone = {name: rel([other for other in names if other != name]) for name in names}
-    worst = sorted(names, key=lambda name: -alone[name])
-    return tuple(worst[: bisect.bisect_left(range(len(worst)), True, key=lambda count: rel(worst[:count]) <= limit)])
+    groups = [*_batched(names, -(-len(names) // TRIALS))]
+    alone = {group: rel([other for other in names if other not in group]) for group in groups}
+    worst = sorted(groups, key=lambda group: -alone[group])
+
+    def kept(count: int) -> tuple[str, ...]:
+        return tuple(chain.from_iterable(worst[:count]))
+
+    return kept(bisect.bisect_left(range(len(worst)), True, key=lambda count: rel(kept(count)) <= limit))
+
+
+def _batched(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(names[start : start + size]) for start in range(0, len(names), size))
 
 
 def _outputs(program: FlatProgram, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from torch.utils._ordered_set import OrderedSet
 from triton import knobs
 
 from stt2v.engine.models import find_model
-from stt2v.export import fp8
+from stt2v.export import fp8, sensitivity
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import flatten
@@ -185,6 +185,8 @@ def test_layers_that_hurt_stay() -> None:
     assert sensitive_layers(program, inputs, 0.1, every) == ()
     assert sensitive_layers(program, inputs, 0.02, every) == ("p_large_weight",)
     assert set(sensitive_layers(program, inputs, 0.0, every)) == {"p_large_weight", "p_small_weight"}
+    with patch.object(sensitivity, "TRIALS", 1):  # neighbours are tried together and stay together
+        assert set(sensitive_layers(program, inputs, 0.02, every)) == {"p_large_weight", "p_small_weight"}
     assert quantise(program, ("p_large_weight",), every)[1] == {"fp8_linears": 1, "fp8_convolutions": 0}
     assert layers(program) == []  # they are too small for it to be worth it
 
