@@ -4,11 +4,12 @@ In channels-last order both lie alike in memory, so nothing moves; and for 2-D m
 our kernels.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from stt2v.export.flat_program import FlatProgram, laid_out
 
@@ -18,8 +19,8 @@ Node = Any  # an fx.Node, whose arguments have a type that is a union of everyth
 
 def flat_maps(program: FlatProgram) -> FlatProgram:
     """`program` with GroupNorm and (k, 1, 1) convolutions of clips on maps; what it computes stays the same."""
-    weights = dict(program.weights)
-    for node in list(program.module.graph.nodes):
+    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    for node in list(module.graph.nodes):
         if node.target == aten.group_norm.default and node.meta["val"].ndim == 5:
             _on_maps(node, aten.group_norm.default, node.args[1:])
         elif node.target == aten.conv3d.default and _is_over_frames(node, weights):
@@ -27,8 +28,8 @@ def flat_maps(program: FlatProgram) -> FlatProgram:
             weights[weight.name] = laid_out(weights[weight.name][..., 0])
             weight.meta["val"] = weight.meta["val"][..., 0]
             _on_maps(node, aten.conv2d.default, (weight, bias, stride[:2], padding[:2]))
-    program.module.recompile()
-    return FlatProgram(program.module, weights)
+    module.recompile()
+    return FlatProgram(module, weights)
 
 
 def _is_over_frames(node: Node, weights: Mapping[str, Tensor]) -> bool:

@@ -34,7 +34,7 @@ def fp8_scales(exported: ExportedProgram) -> tuple[Mapping[str, float], tuple[st
     if not is_for_fp8(program):
         return {}, ()
     inputs = [torch.from_numpy(array) for array in drawn_like(exported.example_inputs[1]).values()]
-    kept = sensitive_layers(flat_maps(flatten(exported)), inputs)
+    kept = sensitive_layers(flat_maps(program), inputs)
     return calibrated(program, inputs, kept), kept
 
 

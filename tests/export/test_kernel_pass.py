@@ -58,6 +58,13 @@ def worst(graph: Graph, actual: list[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in zip(actual, expected, strict=True))
 
 
+def test_maps_leave_the_program_as_it_is(tiny: Mapping[str, GraphMaker]) -> None:
+    program = flatten(exported_from_graph(tiny["enhance_8_half"]()))
+    code, shapes = program.module.code, {name: weight.shape for name, weight in program.weights.items()}
+    assert flat_maps(program).module.code != code
+    assert (program.module.code, {name: weight.shape for name, weight in program.weights.items()}) == (code, shapes)
+
+
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
