@@ -13,6 +13,7 @@ import torch
 
 from stt2v.bench.timing import Timing, time_calls
 from stt2v.bench.variants import ENGINES, VARIANTS, Call, as_engines_run, reference
+from stt2v.engine.backends.inductor_recording import LARGEST
 from stt2v.engine.models import find_model
 from stt2v.export.recipes import recipe_for
 
@@ -61,7 +62,8 @@ def serve(pipe: Connection, model: str, graph: str, variant: str, device: str) -
                 pipe.send(Result(outputs, time_calls(call, device), seconds, 0, 0, notes))
                 return
             weights, peak = _memory(call)
-            timed = as_engines_run(call) if variant in ENGINES else call
+            recorded = variant in ENGINES and peak - weights <= LARGEST
+            timed = as_engines_run(call) if recorded else call
             pipe.send(Result(outputs, time_calls(timed, device), seconds, peak, weights, notes, _profile(timed)))
     except Exception:
         pipe.send(traceback.format_exc())

@@ -76,7 +76,7 @@ class InductorEngine(Closing):
             needs = runner.needs(name, self._needs)
             own = weights.of(name, self._table, needs)
             tensors = [self._on_device(inputs[tensor.name], tensor) for tensor in self.spec.inputs]
-            outputs = runner.run(name, self._function, own, tensors)
+            outputs = runner.run(name, self._needs, self._function, own, tensors)
             weights.ahead(name, needs)
         return {tensor.name: TorchValue(output) for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
 

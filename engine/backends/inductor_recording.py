@@ -10,6 +10,9 @@ from stt2v.engine.backends.residency import Needs, Residency
 
 Function = Callable[..., Sequence[Any]]
 RECORDED = 2  # the run of an engine that is recorded: in its first one kernels are loaded
+LARGEST = 1 << 30
+"""Bytes beside weights of an engine that is recorded. In larger ones kernels take longer than to launch them (411 ms a
+step of StreamingSVD on an H100, 407 recorded), and a recording takes up to twice the memory."""
 
 
 class Runner(Protocol):
@@ -19,8 +22,10 @@ class Runner(Protocol):
         """What engine `name` takes in its next run, if it takes `needs` where nothing is recorded."""
         ...
 
-    def run(self, name: str, function: Function, weights: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
-        """The outputs of engine `name`; no later run writes over them."""
+    def run(
+        self, name: str, needs: Needs, function: Function, weights: Sequence[Any], inputs: Sequence[Any]
+    ) -> Sequence[Any]:
+        """The outputs of engine `name`, which takes `needs` by itself; no later run writes over them."""
         ...
 
     def forget(self, name: str) -> None:
@@ -39,7 +44,9 @@ class Plainly:
         """See `Runner`."""
         return needs
 
-    def run(self, name: str, function: Function, weights: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
+    def run(
+        self, name: str, needs: Needs, function: Function, weights: Sequence[Any], inputs: Sequence[Any]
+    ) -> Sequence[Any]:
         """See `Runner`."""
         return function(*weights, *inputs)
 
@@ -99,13 +106,15 @@ class Recorder:
             self.give_up()
         return needs
 
-    def run(self, name: str, function: Function, weights: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
+    def run(
+        self, name: str, needs: Needs, function: Function, weights: Sequence[Any], inputs: Sequence[Any]
+    ) -> Sequence[Any]:
         """See `Runner`."""
         recording = self._recordings.get(name)
         if recording and recording.places == _places(weights):
             return recording.replay(inputs)
         self._runs[name] += 1
-        if self._runs[name] == RECORDED:
+        if self._runs[name] == RECORDED and needs.beside <= LARGEST:
             return self._record(name, function, weights, inputs).replay(inputs)
         return function(*weights, *inputs)
 

@@ -7,7 +7,7 @@ import torch
 from counting_card import CountingCard
 from torch import Tensor
 
-from stt2v.engine.backends.inductor_recording import Recorder
+from stt2v.engine.backends.inductor_recording import LARGEST, Recorder
 from stt2v.engine.backends.residency import Needs, Residency
 
 SIZE = 1024  # bytes of the only output
@@ -22,8 +22,8 @@ def weight() -> Tensor:
     return torch.full((SIZE // 4,), 2.0)
 
 
-def run(recorder: Recorder, weight: Tensor, value: float, name: str = "engine") -> Tensor:
-    (output,) = recorder.run(name, double, [weight], [torch.full((SIZE // 4,), value)])
+def run(recorder: Recorder, weight: Tensor, value: float, name: str = "engine", beside: int = SIZE) -> Tensor:
+    (output,) = recorder.run(name, Needs({}, beside), double, [weight], [torch.full((SIZE // 4,), value)])
     return output
 
 
@@ -33,6 +33,14 @@ def test_the_second_run_is_recorded_and_outputs_stay_what_they_were(weight: Tens
     outputs = [run(recorder, weight, value) for value in (1.0, 2.0, 3.0)]
     assert [float(output[0]) for output in outputs] == [2.0, 4.0, 6.0]
     assert card.replays == 2
+
+
+def test_a_large_engine_is_not_recorded(weight: Tensor) -> None:
+    card = CountingCard(1 << 20)
+    recorder = Recorder(Residency(), card)
+    for value in (1.0, 2.0, 3.0):
+        assert float(run(recorder, weight, value, beside=LARGEST + 1)[0]) == 2 * value
+    assert card.replays == 0
 
 
 def test_recordings_are_taken_off_the_memory_for_weights_until_it_is_needed(weight: Tensor) -> None:
