@@ -1,4 +1,4 @@
-"""One video by several processes is bit for bit what one process makes."""
+"""The parts of a video by several processes are bit for bit what one process makes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,21 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stt2v.engine.backends.base import Engine, Frames, Values
+from stt2v.engine.backends.base import Engine, Values
 from stt2v.engine.backends.ort import HostEngine
 from stt2v.engine.engine_set import EngineSet, Without
 from stt2v.engine.errors import BackendError, OutOfMemoryError, UsageError
 from stt2v.engine.parallel.group import Call, Outputs, SpreadEngines, run_all
 from stt2v.engine.parallel.processes import Processes
-from stt2v.engine.request import Request
 from stt2v.engine.session import Session
 from stt2v.engine.spec import EngineSpec
 from stt2v.engine.stages.denoise import StepInputs, guided_step
 from stt2v.engine.store import SHIPPED
 
 pytest.importorskip("torch")
-
-PICTURE = Path(__file__).parents[2] / "data" / "landscape.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +95,6 @@ def test_no_memory_here_or_there_is_told_as_such(spread: SpreadEngines, monkeypa
         with pytest.raises(OutOfMemoryError):
             [*run_all(Call(SpreadEngines(spread.engines, spread.group)[engine.spec.name], {}) for _ in "ab")]
     assert len([*run_all(Call(engine, random_inputs(engine.spec, 0)) for _ in "ab")]) == 2
-
-
-def video(gpus: int, model: str, **asked: object) -> Frames:
-    with Session.open(model, gpus=gpus) as session:
-        return np.concatenate([chunk.frames for chunk in session.generate(Request(**asked))])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("gpus", [2, 3])
-@pytest.mark.parametrize("model", ["tiny", "mini"])
-def test_a_whole_video_is_equal_bit_for_bit(gpus: int, model: str) -> None:
-    asked = {"image": PICTURE} if model == "tiny" else {"prompt": "a cat bouncing"}
-    one, several = (video(count, model, num_frames=37, steps=2, **asked) for count in (1, gpus))
-    np.testing.assert_array_equal(one, several)
 
 
 def test_a_process_that_does_not_begin_is_named(
