@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,11 @@ class InductorCompile:
         inputs = [torch.empty(t.shape, dtype=getattr(torch, t.dtype), device="meta") for t in program.spec.inputs]
         layouts = tuple(Layout.of(tensor, self.target) for tensor in (*flat.weights.values(), *inputs))
         job.folder.mkdir()
-        Job(flat.module, layouts, job.kernels).save(job.folder)
+        try:
+            Job(flat.module, layouts, job.kernels).save(job.folder)
+        except (AttributeError, NotImplementedError, TypeError, pickle.PicklingError) as error:
+            shutil.rmtree(job.folder)
+            raise ExportError(f"graph {name!r} cannot be sent to the process that compiles it: {error}") from error
         rows = [self._row(weight) for weight in flat.weights.values()]
         self.weights.flush()
         size = sum(weight.nbytes for weight in flat.weights.values())

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ from stt2v.engine.backends.inductor_recording import Recorder
 from stt2v.engine.backends.inductor_weights import TABLE, CardWeights, Table
 from stt2v.engine.backends.memory import HostMeter
 from stt2v.engine.backends.residency import Residency
-from stt2v.engine.errors import BackendError, UsageError
+from stt2v.engine.errors import BackendError, ExportError, UsageError
 from stt2v.engine.manifest import read_manifest
 from stt2v.engine.models import find_model
 from stt2v.engine.reference import read_reference
 from stt2v.export.build import BuiltSet, build_engine_set
+from stt2v.export.inductor_builder import Job
 from stt2v.export.recipes import recipe_for
 
 LOAD = """
@@ -111,6 +113,14 @@ def test_what_cannot_run_is_told(built: BuiltSet, tmp_path: Path) -> None:
     engine.close()
     with pytest.raises(BackendError, match="closed"):
         engine.run({tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in spec.inputs})
+
+
+def test_a_graph_that_cannot_be_sent_to_its_builder_is_named(tmp_path: Path) -> None:
+    with (
+        patch.object(Job, "save", side_effect=AttributeError("Can't pickle")),
+        pytest.raises(ExportError, match="graph 'update' cannot be sent"),
+    ):
+        build(tmp_path / "set", ["update"])
 
 
 def test_weights_that_come_and_go_change_nothing(built: BuiltSet) -> None:
