@@ -166,9 +166,11 @@ class InductorBackend:
             register_kernels()
         with caches_in(folder.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's about its own deprecated calls
+            from torch._inductor import config
             from torch._inductor.standalone_compile import CompiledArtifact
 
-            with without_trials():
+            # Nothing is compiled, so PyTorch need not start processes that would do it.
+            with without_trials(), config.patch(compile_threads=1):
                 artifact = CompiledArtifact.load(path=str(Path(folder.name) / ARTIFACT))
         return InductorEngine(spec, artifact, table, self, folder)
 
