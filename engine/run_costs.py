@@ -33,8 +33,8 @@ from stt2v.engine.size import in_words
 from stt2v.engine.store import find_set
 
 HOST_TARGET = "cpu"
-PIXELS_HELD = 4
-"""How often a chunk's frames are in memory as float32 while they are decoded: in groups, joined, clipped, as levels."""
+PIXELS_HELD = 3
+"""How often a chunk's frames are in memory as float32 while they are decoded: in groups, joined, as what is written."""
 
 
 @dataclass(frozen=True)
