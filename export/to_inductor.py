@@ -32,6 +32,7 @@ from stt2v.export.fp8 import quantise
 from stt2v.export.inductor_builder import REPORT, Job, Layout
 from stt2v.export.reference import drawn_like
 from stt2v.export.sensitivity import is_for_fp8, sensitive_layers
+from stt2v.export.shifts import put_shifts_into_biases
 from stt2v.export.weight_file import WeightFile
 
 KEPT = (".so", ".cubin", ".json", ".ptx")  # files of the compiler's cache that loading looks for
@@ -182,6 +183,7 @@ def lower(
 
         exported = move_to_device_pass(exported, target)
     program = flat_maps(flatten(exported))
+    put_shifts_into_biases(program.module)
     counts: dict[str, int] = {}
     kept: tuple[str, ...] = ()
     if is_for_fp8(program):

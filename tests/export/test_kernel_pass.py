@@ -26,6 +26,7 @@ from stt2v.export.precision import TYPES, in_type
 from stt2v.export.recipes import recipe_for
 from stt2v.export.reference import seeded_inputs
 from stt2v.export.sensitivity import sensitive_layers
+from stt2v.export.shifts import put_shifts_into_biases
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,7 @@ def tiny() -> Mapping[str, GraphMaker]:
 def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
     """The outputs of what would be compiled for a GPU, and how often each rewrite was made."""
     program, counts = flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision])))), dict[str, int]()
+    put_shifts_into_biases(program.module)
     if precision == "fp8":
         program, counts = quantise(program, fewest=dict.fromkeys(KINDS, 1))
     counts |= put_kernels(program.module)
@@ -99,6 +101,27 @@ class Block(nn.Module):
         x = x + self.frames(x)
         kept, gate = self.up(x.transpose(1, 3)).chunk(2, -1)
         return x + self.down(kept * functional.gelu(gate)).transpose(1, 3)
+
+
+class Shifted(nn.Module):
+    """x: [B, 8, h, w] -> the same shape, with a shift of every channel behind a convolution, as in a residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space, self.time = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(4, 8)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.space(x) + self.time(time)[:, :, None, None]
+
+
+@pytest.mark.parametrize(("times", "last"), [(1, "aten.conv2d.default"), (3, "aten.add.Tensor")])
+def test_shifts_of_all_maps_are_in_the_bias(times: int, last: str) -> None:
+    graph = Graph("shifted", Shifted(), {"x": torch.zeros(3, 8, 5, 6), "time": torch.zeros(times, 4)}, ("y",))
+    program = flatten(exported_from_graph(graph))
+    put_shifts_into_biases(program.module)
+    (result,) = program.module.graph.output_node().args[0]
+    assert str(result.target) == last
+    assert worst(graph, run(graph, "fp32")[0]) < 1e-6
 
 
 def block() -> Graph:

@@ -1,0 +1,46 @@
+"""What is added to all pixels of a convolution's maps, such as the time embedding of a UNet, as part of its bias.
+
+A norm comes next, which reads its maps twice, so that adding could only be fused with what writes them.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from stt2v.export.gates import calls
+
+aten = torch.ops.aten
+Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
+
+
+def put_shifts_into_biases(module: fx.GraphModule) -> None:
+    """Change `module`, so that a convolution's bias holds what one addition after it adds to each channel."""
+    for node in list(module.graph.find_nodes(op="call_function", target=aten.add.Tensor)):
+        for layer, shift in (node.args, node.args[::-1]):
+            if not node.kwargs and _may_shift(layer, shift):
+                _shift(node, layer, shift)
+                break
+    module.recompile()
+
+
+def _may_shift(layer: Node, shift: Node) -> bool:
+    """Whether `layer` is a convolution with a bias, not used otherwise, and `shift` is of its channels alone."""
+    if not calls(layer, aten.conv2d.default) or not isinstance(shift, fx.Node):
+        return False
+    if len(layer.args) < 3 or layer.args[2] is None or len(layer.users) > 1:
+        return False
+    maps, added = layer.meta["val"], shift.meta["val"]
+    return added.dtype == maps.dtype and added.shape in ((1, maps.shape[1], 1, 1), (maps.shape[1], 1, 1))
+
+
+def _shift(node: Node, layer: Node, shift: Node) -> None:
+    x, weight, bias, *how = layer.args
+    with node.graph.inserting_before(node):
+        channels = node.graph.call_function(aten.reshape.default, (shift, [-1]))
+        bias = node.graph.call_function(aten.add.Tensor, (bias, channels))
+        shifted = node.graph.call_function(layer.target, (x, weight, bias, *how))
+    shifted.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(shifted)
+    node.graph.erase_node(node)
+    node.graph.erase_node(layer)
