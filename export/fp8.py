@@ -108,15 +108,16 @@ def _convolution(node: Node, weights: dict[str, Tensor]) -> Node:
     """A convolution with its weight in FP8."""
     call = node.graph.call_function
     x, weight, bias, *_ = node.args
-    wide = call(aten.to.dtype, (x, torch.float32))
-    largest = _largest(x, weights)
-    if largest is not None:
-        scale = largest / LARGEST
-    else:
+    factors, largest = _narrow(weight, weights), _largest(x, weights)
+    if largest is None:
         seen = x.args[0] if x.target == aten.upsample_nearest2d.vec else x  # which repeats values, and has no other
         scale = _scale(call, call(aten.to.dtype, (seen, torch.float32)), [0, 1, 2, 3], False)
+        factors = call(aten.mul.Tensor, (factors, scale))
+    else:
+        scale = largest / LARGEST
+        weights[factors.name] = weights[factors.name] * scale
+    wide = call(aten.to.dtype, (x, torch.float32))
     maps = call(aten.clamp.default, (call(aten.div.Tensor, (wide, scale)), -LARGEST, LARGEST))
-    factors = call(aten.mul.Tensor, (_narrow(weight, weights), scale))
     return call(convolution.OP, (call(aten.to.dtype, (maps, TYPE)), weight, bias, factors))
 
 
