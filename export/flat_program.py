@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -61,3 +62,8 @@ def laid_out(weight: Tensor) -> Tensor:
     """`weight` in the memory order that kernels want."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return weight.contiguous(memory_format=formats.get(weight.ndim, torch.contiguous_format))
+
+
+def calls(node: Any, target: Any) -> bool:
+    """Whether `node` of a graph is a call of `target`."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target == target

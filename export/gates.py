@@ -11,8 +11,9 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
+from stt2v.export.flat_program import calls
 from stt2v.kernels import fp8
 from stt2v.kernels.fp8 import LARGEST, SMALLEST_SCALE, TYPE
 
@@ -52,8 +53,8 @@ def fp8_arguments(layer: Node) -> tuple[Node, ...] | None:
 
 
 def norm_before(x: Node, width: int) -> Node | None:
-    """The LayerNorm over `width` values that the rows of `x` come from, if they do; in FP8 they may be by now."""
-    while any(calls(x, target) for target in (aten.reshape.default, aten.to.dtype, aten.div.Tensor)):
+    """The LayerNorm over `width` values that the rows of `x` come from, if they do."""
+    while calls(x, aten.reshape.default) or calls(x, aten.to.dtype):
         x = x.args[0]
     whole = calls(x, aten.layer_norm.default) and x.args[1] == [width] and None not in x.args[2:4]
     return x if whole and len(x.args) > 3 else None
@@ -69,7 +70,8 @@ def narrowed(x: Node, weight: Node, weights: MutableMapping[str, Tensor]) -> tup
     if arguments is None or len(x.users) > 1:
         return None
     rows, before, bias, _, factors = arguments
-    norm = norm_before(rows, weights[before.name].shape[1])
+    divided = rows.args[0]  # by its scale, before it was converted to FP8
+    norm = norm_before(divided.args[0], weights[before.name].shape[1]) if calls(divided, aten.div.Tensor) else None
     if norm is None or len(bias.users) > 1:
         return None
     scale, width = factors.args[0], x.meta["val"].shape[-1]
@@ -91,8 +93,3 @@ def _bounds(weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> Tensor
     """What no output of a layer behind a LayerNorm exceeds; weight: [N, K], bias: [N], gain, shift: [K] -> [N]."""
     bounds: Tensor = (bias + weight @ shift).abs() + (weight * gain).norm(dim=1) * weight.shape[1] ** 0.5
     return bounds
-
-
-def calls(node: Any, target: Any) -> bool:
-    """Whether `node` is a call of `target`."""
-    return isinstance(node, fx.Node) and node.op == "call_function" and node.target == target

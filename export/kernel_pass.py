@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.gates import calls, fp8_arguments, gated_layer
+from stt2v.export.flat_program import calls
+from stt2v.export.gates import fp8_arguments, gated_layer
 from stt2v.kernels import attention, convolution, fp8, geglu, group_norm
 
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from stt2v.export.gates import calls
+from stt2v.export.flat_program import calls
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
