@@ -28,6 +28,8 @@ from stt2v.export.build import BuiltSet, build_engine_set
 from stt2v.export.inductor_builder import Job
 from stt2v.export.recipes import recipe_for
 
+KINDS = ("image_encoder", "vae_encode", "conditions", "first_half", "update", "vae_decode_1")
+KINDS += ("enhance_text_encoder", "enhance_8_conditions")
 LOAD = """
 import sys
 from pathlib import Path
@@ -147,9 +149,10 @@ def test_weights_that_come_and_go_change_nothing(built: BuiltSet) -> None:
 
 
 @pytest.mark.slow
-def test_tiny_makes_the_frames_that_onnx_runtime_makes(tmp_path: Path) -> None:
-    recipe = recipe_for(find_model("tiny"), None)
-    model = find_model("tiny").to_json()
-    built = build_engine_set(model, recipe.graphs, "inductor", "fp32", "cpu", tmp_path / "set", files=recipe.files)
-    assert all(row.passed for row in built.parity)
-    assert len(loaded_elsewhere(built.directory)) == len(recipe.graphs)
+def test_networks_of_each_kind_are_in_parity(tmp_path: Path) -> None:
+    """At toy width. All of `tiny` takes half an hour on two cores, its interpolators eight minutes of that."""
+    model = find_model("tiny")
+    graphs = {name: make for name, make in recipe_for(model, None).graphs.items() if name in KINDS}
+    built = build_engine_set(model.to_json(), graphs, "inductor", "fp32", "cpu", tmp_path / "set")
+    assert {row.graph: row.passed for row in built.parity} == dict.fromkeys(KINDS, True)
+    assert loaded_elsewhere(built.directory) == [*graphs]
