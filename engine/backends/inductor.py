@@ -10,7 +10,7 @@ import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,6 +59,7 @@ class InductorEngine(Closing):
         self._needs = table.needs(spec)
         self._backend = backend
         self._folder = folder
+        self._ran = False  # in the first run kernels are loaded from the folder
 
     def run(self, inputs: Values) -> dict[str, Value]:
         import torch
@@ -68,7 +69,7 @@ class InductorEngine(Closing):
         check_inputs(self.spec, inputs)
         with (
             translated(f"engine {self.spec.name!r}"),
-            caches_in(self._folder.name),
+            nullcontext() if self._ran else caches_in(self._folder.name),
             steady_convolutions(),
             torch.no_grad(),
         ):
@@ -78,6 +79,7 @@ class InductorEngine(Closing):
             tensors = [self._on_device(inputs[tensor.name], tensor) for tensor in self.spec.inputs]
             outputs = runner.run(name, self._needs, self._function, own, tensors)
             weights.ahead(name, needs)
+        self._ran = True
         return {tensor.name: TorchValue(output) for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
 
     def close(self) -> None:
@@ -199,9 +201,17 @@ def register_kernels() -> None:
 @contextmanager
 def caches_in(folder: str) -> Iterator[None]:
     """Inductor and Triton look for what is compiled in `folder` only."""
-    triton = str(Path(folder) / "triton")
-    with patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": triton}):
+    places = {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": str(Path(folder) / "triton")}
+    before = {name: os.environ.get(name) for name in places}
+    os.environ.update(places)  # these two alone: other threads may read the rest meanwhile
+    try:
         yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def steady_convolutions() -> Any:
