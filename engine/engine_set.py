@@ -92,7 +92,7 @@ class EngineSet(Mapping[str, Engine], Closing):
         return min((b.budget for b in self._backends.values() if b.budget is not None), default=None)
 
     def refit(self) -> bool:
-        """Memory ran out: count on what there is now. Returns whether that is less than before."""
+        """Memory ran out: count on what there is now. Returns whether less is taken than before."""
         shrunk = [backend.refit() for backend in self._backends.values()]  # all of them
         return any(shrunk)
 

@@ -19,7 +19,7 @@ class Pool:
 
 
 class CountingCard:
-    """See `stt2v.engine.backends.inductor_weights.Card`; more than its capacity it does not give."""
+    """See `stt2v.engine.backends.inductor_card.Card`; more than its capacity it does not give."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.held, self.peak, self.replays = capacity, 0, 0, 0

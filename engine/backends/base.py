@@ -81,7 +81,7 @@ class Backend(Protocol):
         ...
 
     def refit(self) -> bool:
-        """Memory ran out: count on what the card has free now. Returns whether that is less than before."""
+        """Memory ran out: count on what the card has free now. Returns whether less is taken of it than before."""
         ...
 
 

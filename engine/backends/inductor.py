@@ -153,8 +153,9 @@ class InductorBackend:
         self.weights.residency.budget = min(room, self.weights.residency.budget or nbytes)
 
     def refit(self) -> bool:
-        self.runner.give_up()
-        return isinstance(self.weights, CardWeights) and self.weights.refit()
+        gone = self.runner.give_up()
+        less = isinstance(self.weights, CardWeights) and self.weights.refit()
+        return gone or less
 
     @property
     def budget(self) -> int | None:

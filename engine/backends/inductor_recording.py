@@ -12,7 +12,8 @@ Function = Callable[..., Sequence[Any]]
 RECORDED = 2  # the run of an engine that is recorded: in its first one kernels are loaded
 LARGEST = 1 << 30
 """Bytes beside weights of an engine that is recorded. In larger ones kernels take longer than to launch them (411 ms a
-step of StreamingSVD on an H100, 407 recorded), and a recording takes up to twice the memory."""
+step of StreamingSVD on an H100, 407 recorded)."""
+TIMES = 2  # what an engine takes beside its weights, a recording takes at most
 
 
 class Runner(Protocol):
@@ -32,8 +33,8 @@ class Runner(Protocol):
         """Engine `name` is closed."""
         ...
 
-    def give_up(self) -> None:
-        """Memory is short: do without what can be done without."""
+    def give_up(self) -> bool:
+        """Memory is short: do without what can be done without. Returns whether there was something."""
         ...
 
 
@@ -53,8 +54,9 @@ class Plainly:
     def forget(self, name: str) -> None:
         """See `Runner`."""
 
-    def give_up(self) -> None:
+    def give_up(self) -> bool:
         """See `Runner`."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Recorder:
     """Records an engine's second run as a CUDA graph and replays it, so that short kernels do not wait for the host.
 
     All recordings share the memory for what they compute in between, which is taken off what there is for weights.
-    Where an engine needs that, all go, and what was recorded once is called plainly.
+    Where weights would have to go for an engine, all recordings do, and what was recorded once is called plainly.
     """
 
     def __init__(self, residency: Residency, card: Card) -> None:
@@ -100,11 +102,10 @@ class Recorder:
 
     def needs(self, name: str, needs: Needs) -> Needs:
         """See `Runner`: what is recorded has its memory already."""
-        if name in self._recordings:
-            return replace(needs, beside=0)
-        if self._recordings and self._residency.lacks(needs):
-            self.give_up()
-        return needs
+        taken = replace(needs, beside=0) if name in self._recordings else needs
+        if self._residency.lacks(taken) and self.give_up():
+            return needs
+        return taken
 
     def run(
         self, name: str, needs: Needs, function: Function, weights: Sequence[Any], inputs: Sequence[Any]
@@ -114,7 +115,7 @@ class Recorder:
         if recording and recording.places == _places(weights):
             return recording.replay(inputs)
         self._runs[name] += 1
-        if self._runs[name] == RECORDED and needs.beside <= LARGEST:
+        if self._runs[name] == RECORDED and self._may_record(needs):
             return self._record(name, function, weights, inputs).replay(inputs)
         return function(*weights, *inputs)
 
@@ -124,10 +125,16 @@ class Recorder:
         if self._recordings.pop(name, None) and not self._recordings:
             self.give_up()
 
-    def give_up(self) -> None:
+    def give_up(self) -> bool:
         """See `Runner`: all recordings go, because they share their memory."""
+        were = bool(self._recordings)
         self._recordings.clear()
         self._take(-self._taken)
+        return were
+
+    def _may_record(self, needs: Needs) -> bool:
+        """Whether it is worth it, and no weights would have to go for it."""
+        return needs.beside <= LARGEST and not self._residency.lacks(replace(needs, beside=TIMES * needs.beside))
 
     def _record(self, name: str, function: Function, weights: Sequence[Any], inputs: Sequence[Any]) -> Recording:
         if not self._recordings:

@@ -7,7 +7,10 @@ import torch
 from counting_card import CountingCard
 from torch import Tensor
 
+from stt2v.engine.backends.inductor import InductorBackend
 from stt2v.engine.backends.inductor_recording import LARGEST, Recorder
+from stt2v.engine.backends.inductor_weights import CardWeights
+from stt2v.engine.backends.memory import HostMeter
 from stt2v.engine.backends.residency import Needs, Residency
 
 SIZE = 1024  # bytes of the only output
@@ -43,6 +46,15 @@ def test_a_large_engine_is_not_recorded(weight: Tensor) -> None:
     assert card.replays == 0
 
 
+@pytest.mark.parametrize(("budget", "replays"), [(3 * SIZE, 0), (4 * SIZE, 2)])
+def test_an_engine_is_recorded_only_where_twice_its_memory_is_free(weight: Tensor, budget: int, replays: int) -> None:
+    card = CountingCard(1 << 20)
+    recorder = Recorder(Residency(budget), card)
+    for value in (1.0, 2.0, 3.0):
+        assert float(run(recorder, weight, value, beside=2 * SIZE)[0]) == 2 * value
+    assert card.replays == replays
+
+
 def test_recordings_are_taken_off_the_memory_for_weights_until_it_is_needed(weight: Tensor) -> None:
     residency = Residency(10 * SIZE)
     recorder = Recorder(residency, CountingCard(1 << 20))
@@ -58,6 +70,28 @@ def test_recordings_are_taken_off_the_memory_for_weights_until_it_is_needed(weig
     assert recorder.needs("other", large) == large
     assert residency.budget == 10 * SIZE
     assert recorder.needs("engine", needs) == needs
+
+
+def test_recordings_go_before_weights_do_for_a_recorded_engine(weight: Tensor) -> None:
+    """Its weights went when another engine of the same ones was closed, and room for them is taken."""
+    residency = Residency(10 * SIZE)
+    recorder = Recorder(residency, CountingCard(1 << 20))
+    for value in (1.0, 2.0):
+        run(recorder, weight, value)
+    residency.use("other", Needs({"other": 6 * SIZE}, 0))
+    needs = Needs({"own": 4 * SIZE}, SIZE)
+    assert recorder.needs("engine", needs) == needs
+    assert residency.budget == 10 * SIZE
+
+
+def test_a_run_goes_on_without_recordings_where_memory_ran_out(weight: Tensor) -> None:
+    residency, card = Residency(10 * SIZE), CountingCard(1 << 30)
+    recorder = Recorder(residency, card)
+    backend = InductorBackend("cuda", CardWeights(residency, card), HostMeter(), recorder)
+    for value in (1.0, 2.0):
+        run(recorder, weight, value)
+    assert backend.refit()
+    assert not backend.refit()  # as much is free as before
 
 
 def test_what_had_to_go_is_called_plainly_from_then_on(weight: Tensor) -> None:
