@@ -23,7 +23,7 @@ ROOM = 2.0  # above the bound, because rounding to FP8 adds up to a sixteenth to
 
 
 def gated_layer(node: Node) -> Node | None:
-    """The layer whose output is kept * gelu(gate) in `node`, if that is what it is."""
+    """The layer whose output is kept * gelu(gate) in `node`, if that is what it is and all that it is used for."""
     if not calls(node, aten.mul.Tensor):
         return None
     kept, gelu = node.args
@@ -36,9 +36,10 @@ def gated_layer(node: Node) -> Node | None:
     if chunk is not kept.args[0] or (kept.args[1], gate.args[1]) != (0, 1) or not calls(chunk, aten.chunk.default):
         return None
     layer, parts, *axis = chunk.args
-    if parts != 2 or axis not in ([-1], [layer.meta["val"].ndim - 1]) or len(layer.users) > 1:
+    if parts != 2 or axis not in ([-1], [layer.meta["val"].ndim - 1]):
         return None
-    return layer
+    alone = len(chunk.users) == 2 and all(len(each.users) == 1 for each in (layer, kept, gate, gelu))
+    return layer if alone else None
 
 
 def fp8_arguments(layer: Node) -> tuple[Node, ...] | None:

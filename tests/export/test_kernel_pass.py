@@ -195,6 +195,22 @@ def test_gates_behind_a_norm_are_in_fp8_at_once(monkeypatch: pytest.MonkeyPatch)
     assert 0.01 < worst(graph, actual) < 1.02 * worst(graph, by_rows)
 
 
+class Watched(FeedForward):
+    """The same, and the half of the unit that is kept, as it is before it is gated."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        kept, gate = self.up(self.norm(x)).chunk(2, -1)
+        return self.down(kept * functional.gelu(gate)), kept.clone()
+
+
+def test_gates_whose_halves_are_used_otherwise_are_left_alone() -> None:
+    torch.manual_seed(0)
+    graph = Graph("watched", Watched(), {"x": torch.zeros(2, 300, 64)}, ("y", "kept"))
+    actual, counts = run(graph, "fp8")
+    assert (counts["fp8_linears"], counts["gates"], counts["narrow_gates"]) == (2, 0, 0)
+    assert worst(graph, actual) < 0.1
+
+
 class Sum(nn.Module):
     """x: [N, 64] -> the same: two layers side by side, of which one gives nearly all of the result."""
 
@@ -219,6 +235,15 @@ def test_layers_that_hurt_stay() -> None:
         assert set(sensitive_layers(program, inputs, 0.02, every)) == {"p_large_weight", "p_small_weight"}
     assert quantise(program, ("p_large_weight",), every)[1] == {"fp8_linears": 1, "fp8_convolutions": 0}
     assert layers(program) == []  # they are too small for it to be worth it
+    assert sensitive_layers(program, inputs, -1.0) == ()  # however far off it is
+
+
+def test_fp8_that_makes_nan_of_any_output_hurts(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph("sum", Sum(), {"x": torch.zeros(512, 64)}, ("y",))
+    program = flatten(exported_from_graph(in_type(graph, torch.bfloat16)))
+    good, bad = (torch.ones(2),) * 2, (torch.ones(2), torch.full((2,), torch.nan))
+    monkeypatch.setattr(sensitivity, "_outputs", lambda tried, _: good if tried is program else bad)
+    assert len(sensitive_layers(program, (), 0.1, dict.fromkeys(KINDS, 1))) == 2
 
 
 def test_only_maps_are_laid_channels_last() -> None:
