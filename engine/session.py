@@ -192,8 +192,8 @@ class Session(Closing):
     def step_down(self) -> str | None:
         """From now on use what takes less memory and gives the same.
 
-        That is, keep fewer weights on the card where others have taken of it, then do steps by halves in place of fused
-        ones. Returns what changes in words, None when nothing is left to change.
+        That is, keep fewer weights on the card where others have taken of it and record no engine again, then do steps
+        by halves in place of fused ones. Returns what changes in words, None when nothing is left to change.
         """
         if isinstance(self.engines, EngineSet) and self.engines.refit():
             return "keeps to the memory that is free now"
