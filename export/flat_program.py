@@ -41,7 +41,7 @@ def flatten(exported: ExportedProgram) -> FlatProgram:
             module.graph.erase_node(node)
         elif node.target == aten.contiguous.default and node.meta["val"].ndim in (4, 5):
             with module.graph.inserting_before(node):
-                node.replace_all_uses_with(_channels_last(node.args[0], node.meta["val"].ndim))
+                node.replace_all_uses_with(_channels_last(node.args[0], node.meta["val"].ndim), propagate_meta=True)
             module.graph.erase_node(node)
         elif node.target == aten.view.default:  # asks for an order that there may not be now
             node.target = aten.reshape.default

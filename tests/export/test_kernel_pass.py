@@ -124,6 +124,19 @@ def test_shifts_of_all_maps_are_in_the_bias(times: int, last: str) -> None:
     assert worst(graph, run(graph, "fp32")[0]) < 1e-6
 
 
+class Residual(Shifted):
+    """The same with maps added, which were laid out anew for it."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        turned = x.transpose(2, 3)
+        return self.space(turned) + turned.contiguous()
+
+
+def test_maps_that_are_laid_out_anew_are_no_shift() -> None:
+    graph = Graph("residual", Residual(), {"x": torch.zeros(3, 8, 5, 6), "time": torch.zeros(1, 4)}, ("y",))
+    assert worst(graph, run(graph, "fp32")[0]) < 1e-6
+
+
 def block() -> Graph:
     torch.manual_seed(0)
     return Graph("block", Block(), {"x": torch.zeros(2, 64, 9, 32)}, ("y",))
