@@ -1,4 +1,4 @@
-"""What engines take of a card, by their graphs: known before anything is compiled, without a weight in memory."""
+"""What engines take of a card, by the shapes in their graphs: known before anything is compiled."""
 
 import copy
 import re
