@@ -26,7 +26,10 @@ def card_count() -> int:
 
 
 def check_cards(processes: int, target: str | None) -> None:
-    """Raise UsageError for more processes than there are cards, where the engines need cards (None: not known)."""
+    """Raise UsageError for more processes than there are cards, where the engines need cards (None: not known).
+
+    Raises BackendError, whatever they need, where PyTorch is not installed, through which processes speak.
+    """
     there = card_count()
     if target not in ("cpu", None) and processes > there:
         raise UsageError(f"number of GPUs is {processes}, PyTorch sees {there}; take fewer")
