@@ -2,14 +2,18 @@
 
     python tests/frame_path.py NUM_FRAMES OUTPUT
 
-The engines are those of `tiny` by name and number of frames, of full size, and made of cheap arithmetic.
+The engines are those of `tiny` by name and number of frames, of full size, and made of cheap arithmetic. Each segment
+is closed when as many frames wait for the encoder as may, so that the peak is not left to two threads.
 """
 
 import resource
 import sys
+import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import TracebackType
+from unittest.mock import patch
 
 import numpy as np
 
@@ -17,6 +21,7 @@ from stt2v.engine.backends.base import Array, Engine
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.backends.host import HostArrays
 from stt2v.engine.engine_set import EngineSet
+from stt2v.engine.media.video import VideoWriter
 from stt2v.engine.models.tiny import TINY
 from stt2v.engine.progress import Silent
 from stt2v.engine.request import Request
@@ -34,6 +39,19 @@ SCALED = {
 MODEL = replace(TINY, width=SIZE[0], height=SIZE[1], enhancing=replace(TINY.enhancing, width=1280, height=720))
 
 
+PAUSE = 6  # seconds, in which 32 frames are made
+
+
+class SlowWriter(VideoWriter):
+    """Pauses before it encodes what it looked ahead to."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        time.sleep(PAUSE)
+        super().__exit__(kind, error, trace)
+
+
 def main(num_frames: int, output: Path) -> None:
     """Make the video and print the peak."""
     with EngineSet.open(SHIPPED / "tiny") as tiny:
@@ -41,7 +59,8 @@ def main(num_frames: int, output: Path) -> None:
         engines: dict[str, Engine] = {spec.name: FakeEngine(spec, waves) for spec in specs}
         session = Session(MODEL, engines, tiny.tokenizers)
         picture = Path(__file__).parent / "data" / "landscape.jpg"
-        generate_video(session, Request(image=picture, num_frames=num_frames), output, Silent())
+        with patch("stt2v.engine.film.VideoWriter", SlowWriter):
+            generate_video(session, Request(image=picture, num_frames=num_frames), output, Silent())
     sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n")
 
 
