@@ -103,7 +103,8 @@ class Recorder:
     def needs(self, name: str, needs: Needs) -> Needs:
         """See `Runner`: what is recorded has its memory already."""
         taken = replace(needs, beside=0) if name in self._recordings else needs
-        if self._residency.lacks(taken) and self.give_up():
+        if self._recordings and self._residency.lacks(taken):
+            self.give_up()
             return needs
         return taken
 

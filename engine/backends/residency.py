@@ -96,9 +96,9 @@ class Residency:
         moves = []
         while self._expected:
             following, needs = self._expected[0]
-            brought = self._missing(needs)
             if self.lacks(Needs(needs.weights, beside)):
                 break
+            brought = self._missing(needs)
             self._hold(brought, beside)
             moves.append((following, Move((), tuple(brought))))
             del self._expected[0]
