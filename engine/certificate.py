@@ -4,6 +4,7 @@ An engine that was built ahead of time, or on another machine, may be wrong on t
 the card, a library. So nothing is made with a set before each of its engines has passed here, once.
 """
 
+import math
 import time
 from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
@@ -26,7 +27,8 @@ from stt2v.engine.store import SHIPPED
 Place = tuple[str, str]
 """A backend and its target."""
 
-RUNS, SECONDS = 3, 5.0  # an engine is timed so often, or until so much time is over: a first run may load kernels
+PATIENCE = (math.inf, 30.0, 5.0)
+"""Seconds within which runs before have to be over for an engine to be timed once more; the first may load kernels."""
 
 
 def certify(backend: Backend, path: Path, entry: EngineEntry, reference: Reference) -> Parity:
@@ -61,7 +63,9 @@ def certify(backend: Backend, path: Path, entry: EngineEntry, reference: Referen
 def _timed(engine: Engine, inputs: Values) -> tuple[dict[str, Value], float]:
     """The outputs, and the seconds of the fastest run until the first of them is on the host."""
     taken: list[float] = []
-    while len(taken) < RUNS and sum(taken) < SECONDS:
+    for seconds in PATIENCE:
+        if sum(taken) > seconds:
+            break
         start = time.perf_counter()
         outputs = engine.run(inputs)
         np.asarray(next(iter(outputs.values())))  # a device may have only begun when `run` returns
