@@ -52,9 +52,12 @@ def quantise(
     return FlatProgram(module, {name: weights[name] for name in names if name in weights}), counts
 
 
-def layers(program: FlatProgram, fewest: Mapping[Any, int] = FEWEST) -> list[str]:
-    """The weights of the layers that `quantise` takes."""
-    return [node.args[1].name for node in worthwhile(program.module.graph, program.weights, fewest)]
+def layers(program: FlatProgram, fewest: Mapping[Any, int] = FEWEST) -> dict[str, int]:
+    """The weights of the layers that `quantise` takes, and how many multiplications each layer is."""
+    return {
+        node.args[1].name: _rows_seen(node) * node.args[1].meta["val"].numel()
+        for node in worthwhile(program.module.graph, program.weights, fewest)
+    }
 
 
 def worthwhile(graph: fx.Graph, weights: Mapping[str, Tensor], fewest: Mapping[Any, int]) -> Iterator[Node]:
@@ -63,13 +66,18 @@ def worthwhile(graph: fx.Graph, weights: Mapping[str, Tensor], fewest: Mapping[A
     for node in graph.nodes:
         if node.target not in fewest or node.args[1].name not in weights or len(node.args[1].users) > 1:
             continue
-        x, shape = node.args[0].meta["val"], weights[node.args[1].name].shape
-        rows = x.numel() // shape[1]
+        shape = weights[node.args[1].name].shape
         least = min(fewest[node.target], FEWEST_AT_GATES) if node in at_gates else fewest[node.target]
-        if rows < FEWEST_ROWS or shape.numel() < least or shape[0] % GRANULE or shape[1] % GRANULE:
+        if _rows_seen(node) < FEWEST_ROWS or shape.numel() < least or shape[0] % GRANULE or shape[1] % GRANULE:
             continue
         if node.target == LINEAR or _keeps_size(node, shape[2:]):
             yield node
+
+
+def _rows_seen(node: Node) -> int:
+    """How many rows or pixels a layer gets."""
+    x, weight = (place.meta["val"] for place in node.args[:2])
+    return int(x.numel() // weight.shape[1])
 
 
 def _around_gates(node: Node) -> tuple[Node, ...]:

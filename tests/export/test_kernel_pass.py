@@ -247,8 +247,30 @@ def test_layers_that_hurt_stay() -> None:
     with patch.object(sensitivity, "TRIALS", 1):  # neighbours are tried together and stay together
         assert set(sensitive_layers(program, inputs, 0.02, every)) == {"p_large_weight", "p_small_weight"}
     assert quantise(program, ("p_large_weight",), every)[1] == {"fp8_linears": 1, "fp8_convolutions": 0}
-    assert layers(program) == []  # they are too small for it to be worth it
+    assert layers(program) == {}  # they are too small for it to be worth it
     assert sensitive_layers(program, inputs, -1.0) == ()  # however far off it is
+
+
+class Uneven(nn.Module):
+    """x: [N, 64] -> the same: a layer of little work, and one of 16 times as much that gives 1.5 times as much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.little, self.much = nn.Linear(64, 64), nn.Linear(64, 1024)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.little(x) + 1.5 * self.much(x).unflatten(1, (16, 64)).sum(1) / 4.0
+
+
+def test_layers_that_stay_are_those_that_cost_least() -> None:
+    torch.manual_seed(0)
+    graph = Graph("uneven", Uneven(), {"x": torch.zeros(512, 64)}, ("y",))
+    program = flatten(exported_from_graph(in_type(graph, torch.bfloat16)))
+    inputs = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
+    every = dict.fromkeys(KINDS, 1)
+    assert layers(program, every) == {"p_little_weight": 512 * 64 * 64, "p_much_weight": 512 * 64 * 1024}
+    assert sensitive_layers(program, inputs, 0.035, every) == ("p_little_weight",)
+    assert set(sensitive_layers(program, inputs, 0.028, every)) == {"p_little_weight", "p_much_weight"}
 
 
 def test_fp8_that_makes_nan_of_any_output_hurts(monkeypatch: pytest.MonkeyPatch) -> None:
