@@ -186,6 +186,8 @@ def open_on(device: str = "cpu") -> InductorBackend:
         return InductorBackend(device, MappedWeights(), HostMeter())
     import torch
 
+    # Whatever goes leaves a hole, in which nothing larger would fit: pages are mapped anew instead.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if not torch.cuda.is_available():
         raise BackendError("PyTorch finds no CUDA device here; choose an engine set for cpu")
     card = CudaCard()
