@@ -11,7 +11,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -152,8 +152,14 @@ def digested(data: Mapping[str, Any]) -> str:
     return json.dumps({**data, "digest": digest}, indent=1, sort_keys=True) + "\n"
 
 
-def verify(directory: Path, manifest: Manifest) -> None:
-    """Compare every file with its hash; to be called before any of them is deserialised.
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file of any size, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(directory: Path, manifest: Manifest, hash_of: Callable[[Path], str] = hash_file) -> None:
+    """Compare every file with its hash, as `hash_of` tells it; to be called before any of them is deserialised.
 
     Raises EngineSetError that names the first file that is missing, changed, or outside of `directory`.
     """
@@ -164,7 +170,7 @@ def verify(directory: Path, manifest: Manifest) -> None:
         path = inside(directory, name)
         if not path.is_file():
             raise EngineSetError(f"{path}: is missing from the engine set; {REBUILD}")
-        if path.stat().st_size != expected.bytes or hash_file(path) != expected.sha256:
+        if path.stat().st_size != expected.bytes or hash_of(path) != expected.sha256:
             raise EngineSetError(f"{path}: is not the file that was built (another hash); {REBUILD}")
 
 
@@ -180,9 +186,3 @@ def inside(directory: Path, name: str) -> Path:
 def file_entries(directory: Path, names: Iterable[str]) -> dict[str, FileEntry]:
     """The entries of the files `names` below `directory`, as they are now."""
     return {name: FileEntry(hash_file(directory / name), (directory / name).stat().st_size) for name in sorted(names)}
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file of any size, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

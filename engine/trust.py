@@ -5,16 +5,20 @@ file is the one that was built, lies in the set, and belongs to somebody who cou
 """
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from stt2v.engine.errors import EngineSetError
-from stt2v.engine.manifest import MANIFEST, PARITY, Manifest, inside, read_manifest, verify
+from stt2v.engine.hashes import known_hashes
+from stt2v.engine.manifest import MANIFEST, PARITY, Manifest, hash_file, inside, read_manifest, verify
 from stt2v.engine.paths import exists, is_file
 from stt2v.engine.seal import check_seal
 
 
-def admit(directory: Path, trust: bool = False) -> Manifest:
+def admit(directory: Path, trust: bool = False, anew: bool = False) -> Manifest:
     """The manifest of the set in `directory`, which may be opened; with `trust` seals and owners do not count.
+
+    A large file that was not touched since it was hashed is not hashed again, unless `anew`.
 
     Raises EngineSetError that names the first file that is missing, changed, foreign or outside of the set.
     """
@@ -23,7 +27,8 @@ def admit(directory: Path, trust: bool = False) -> Manifest:
     manifest = read_manifest(directory)
     for name in manifest.files:
         _check_owner(inside(directory, name), trust)
-    verify(directory, manifest)
+    with nullcontext(hash_file) if anew else known_hashes(directory) as hash_of:
+        verify(directory, manifest, hash_of)
     if (directory / PARITY).exists():
         _check_file(directory, PARITY, trust)
     return manifest

@@ -115,7 +115,7 @@ def _fault(found: StoredSet, on_card: bool, progress: Progress) -> str | None:
     if found.manifest is None:
         return "; ".join(found.reasons)
     try:
-        manifest = admit(found.directory)
+        manifest = admit(found.directory, anew=True)
         if found.runs_here:
             check_certificate(found.directory, manifest, progress, on_card)
     except (EngineSetError, BackendError) as error:
