@@ -15,6 +15,7 @@ from stt2v.kernels.convolution import convolution, convolution_reference
 from stt2v.kernels.fp8 import LARGEST, TYPE, fp8_product, quantised_rows
 from stt2v.kernels.geglu import geglu, geglu_reference
 from stt2v.kernels.group_norm import apply_factors, group_factors, group_norm_reference
+from stt2v.kernels.moments import moments
 
 Function = Callable[..., Any]
 
@@ -139,7 +140,7 @@ def norm(make: Function, kind: str, batch: int, channels: int, height: int, widt
     fused = torch.compile(lambda *factors: functional.silu(apply_factors(*factors)), dynamic=False)
 
     def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return fused(x, *group_factors(x, weight, bias, 32, 1e-5))
+        return fused(x, *group_factors(*moments(x), weight, bias, 32, 1e-5))
 
     def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.silu(group_norm_reference(x, weight, bias, 32, 1e-5))

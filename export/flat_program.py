@@ -25,7 +25,8 @@ class FlatProgram:
 
 
 def flatten(exported: ExportedProgram) -> FlatProgram:
-    """A copy of `exported` without its own checks and dropout; maps lie channels-last, as convolutions want them."""
+    """A copy of `exported` without its own checks, dropout and divisions by 1; maps lie channels-last, as convolutions
+    want them."""
     stored = {**exported.state_dict, **exported.constants}
     weights = {
         spec.arg.name: laid_out(stored[spec.target].detach())
@@ -36,7 +37,7 @@ def flatten(exported: ExportedProgram) -> FlatProgram:
     for node in list(module.graph.nodes):
         if node.target == aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)
-        elif node.target == aten.dropout.default:
+        elif node.target == aten.dropout.default or _divides_by_one(node):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
         elif node.target == aten.contiguous.default and node.meta["val"].ndim in (4, 5):
@@ -47,6 +48,14 @@ def flatten(exported: ExportedProgram) -> FlatProgram:
             node.target = aten.reshape.default
     module.recompile()
     return FlatProgram(module, weights)
+
+
+def _divides_by_one(node: fx.Node) -> bool:
+    """Whether `node` gives what it gets; diffusers divides every sum of a residual block by a factor that is 1."""
+    if not calls(node, aten.div.Tensor) or node.args[1] != 1.0:
+        return False
+    divided: Any = node.args[0]
+    return bool(divided.meta["val"].dtype == node.meta["val"].dtype)
 
 
 def _channels_last(maps: fx.Node, rank: int) -> fx.Node:

@@ -9,12 +9,14 @@ from torch import Tensor, fx
 
 from stt2v.export.flat_program import calls
 from stt2v.export.gates import fp8_arguments, gated_layer
-from stt2v.kernels import attention, convolution, fp8, geglu, group_norm
+from stt2v.kernels import attention, convolution, fp8, geglu, group_norm, moments
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 Rewrite = Callable[[Node], Node | None]
 """What replaces a node, inserted before it, or None to leave it."""
+MOST_CHANNELS = 640  # of a convolution over space that is ours (`bench/RESULTS.md`)
+FEWEST_VALUES = 132 * 256 * 128  # of its maps: a tile for each multiprocessor of an H100
 
 
 def put_kernels(module: fx.GraphModule) -> dict[str, int]:
@@ -37,13 +39,15 @@ def put_kernels(module: fx.GraphModule) -> dict[str, int]:
 
 
 def norms(node: Node) -> Node | None:
-    """GroupNorm over maps as factors and one multiplication and addition."""
+    """GroupNorm over maps as moments, factors of these, and one multiplication and addition."""
     x, groups, weight, bias, eps, *_ = node.args
     value = _value(x)
     if value.ndim != 4 or weight is None or bias is None:
         return None
     call = node.graph.call_function
-    factors = call(group_norm.OP, (x, weight, bias, groups, eps))
+    parts = call(moments.OP, (x,))
+    counted = (call(operator.getitem, (parts, i)) for i in (0, 1))
+    factors = call(group_norm.OP, (*counted, weight, bias, groups, eps))
     shape = [*value.shape[:2], 1, 1]
     scale, shift = (call(aten.reshape.default, (call(operator.getitem, (factors, i)), shape)) for i in (0, 1))
     wide = call(aten.to.dtype, (x, torch.float32))
@@ -78,13 +82,19 @@ def narrow_gates(node: Node) -> Node | None:
 
 
 def convolutions(node: Node) -> Node | None:
-    """Convolutions over frames by our kernel: cuDNN's are slow where they see one pixel at a time."""
+    """Convolutions over frames by our kernel, because cuDNN's are slow where they see one pixel at a time.
+
+    And those over space where there are enough tiles for a card, and channels few enough: there cuDNN's are no faster,
+    and ours take what reads the maps next along (`export/epilogues.py`).
+    """
     if len(node.args) != 5 or _value(node).dtype == torch.float32:
         return None
     x, weight, bias, stride, padding = node.args
     columns, channels, tall, wide = _value(weight).shape
-    odd = columns % convolution.GRANULE or channels % convolution.GRANULE
-    if bias is None or stride != [1, 1] or (wide, padding) != (1, [tall // 2, 0]) or tall % 2 == 0 or odd:
+    odd = columns % convolution.GRANULE or channels % convolution.GRANULE or tall % 2 == 0 or wide % 2 == 0
+    if odd or tall == 1 or bias is None or (stride, padding) != ([1, 1], [tall // 2, wide // 2]):
+        return None
+    if wide > 1 and (max(columns, channels) > MOST_CHANNELS or _value(node).numel() < FEWEST_VALUES):
         return None
     return node.graph.call_function(convolution.OP, (x, weight, bias))
 

@@ -32,6 +32,7 @@ from stt2v.export.fp8 import quantise
 from stt2v.export.inductor_builder import REPORT, Job, Layout
 from stt2v.export.reference import drawn_like
 from stt2v.export.sensitivity import is_for_fp8, sensitive_layers
+from stt2v.export.shares import put_shares_into_weights
 from stt2v.export.shifts import put_shifts_into_biases
 from stt2v.export.weight_file import WeightFile
 
@@ -182,7 +183,7 @@ def lower(
         from torch.export.passes import move_to_device_pass
 
         exported = move_to_device_pass(exported, target)
-    program = flat_maps(flatten(exported))
+    program = put_shares_into_weights(flat_maps(flatten(exported)))
     put_shifts_into_biases(program.module)
     counts: dict[str, int] = {}
     kept: tuple[str, ...] = ()
@@ -193,10 +194,11 @@ def lower(
         program, found = quantise(program, kept)
         counts |= found
     if target == "cuda":
-        from stt2v.export.kernel_pass import put_kernels  # needs Triton, which comes with PyTorch for CUDA only
+        from stt2v.export.epilogues import put_epilogues  # needs Triton, which comes with PyTorch for CUDA only
+        from stt2v.export.kernel_pass import put_kernels
 
         torch.cuda.empty_cache()  # of what was tried
-        counts |= put_kernels(program.module)
+        counts |= put_kernels(program.module) | put_epilogues(program.module)
     return program, counts, kept
 
 

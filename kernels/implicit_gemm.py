@@ -3,10 +3,9 @@
 A tile of the result is a box of pixels by some channels. For each tap of the kernel Hopper's copy engine fetches the
 box where that tap sees it, straight from the map; what lies outside arrives as zeros, which is the padding. So nothing
 is masked, and nothing but the map goes through memory. Over [B, C, F, P] a (3, 1) kernel is a temporal convolution.
+What is to be added is fetched the same way once the product is there, and moments are taken in registers.
 """
 
-import functools
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -16,14 +15,14 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from stt2v.kernels.convolution import empty_maps
+from stt2v.kernels.convolution import PIXELS, box, empty_maps, empty_moments, part, tiles
 
 
 @dataclass(frozen=True)
 class Tiling:
     """How the product is cut: pixels, channels out and bytes of channels in of a tile, and how it is run."""
 
-    pixels: int = 256
+    pixels: int = PIXELS
     columns: int = 128
     depth: int = 128
     warps: int = 8
@@ -33,50 +32,67 @@ class Tiling:
 DEFAULT = Tiling()
 
 
-@functools.cache  # each launch asks
-def box(shape: tuple[int, ...], pixels: int) -> tuple[int, ...]:
-    """The frames, rows and columns of tiles of so many pixels that cover maps of `shape` with the least left over."""
-    sides = [1 << power for power in range(pixels.bit_length())]
-    boxes = (sizes for sizes in itertools.product(sides, repeat=3) if math.prod(sizes) == pixels)
-    return min(boxes, key=lambda sizes: (math.prod(tiles(shape, sizes)), sizes))
-
-
-def tiles(shape: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
-    """How many boxes of these sizes it takes to cover `shape`, along each axis."""
-    return [-(-whole // part) for whole, part in zip(shape, sizes, strict=True)]
-
-
 def tiled_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, tiling: Tiling = DEFAULT
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, added: Tensor | None, tiling: Tiling = DEFAULT
 ) -> Tensor:
     """As `convolution`, on a GPU, with tiles as told."""
-    columns, _, tall, wide = weight.shape
     out = empty_maps(x, bias)
-    rows, pixels = (maps.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1) for maps in (x, out))
+    _launch(x, weight, bias, scale, added, out, None, tiling)
+    return out
+
+
+def tiled_convolution_and_moments(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, added: Tensor | None, tiling: Tiling = DEFAULT
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `convolution_and_moments`, on a GPU, with tiles as told."""
+    out = empty_maps(x, bias)
+    moments, counts = empty_moments(out, *part(box((len(x), *x.shape[2:]), tiling.pixels), weight))
+    _launch(x, weight, bias, scale, added, out, (moments[0], moments[1], counts), tiling)
+    return out, moments, counts
+
+
+def _launch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    added: Tensor | None,
+    out: Tensor,
+    moments: tuple[Tensor, Tensor, Tensor] | None,
+    tiling: Tiling,
+) -> None:
+    columns, channels, tall, wide = weight.shape
     taps = weight.permute(0, 2, 3, 1).reshape(columns, -1)
     depth = tiling.depth // x.element_size()
-    shape = tuple(pixels.shape[:3])
+    shape = (len(x), *x.shape[2:])
     sizes = box(shape, tiling.pixels)
-    count, high, across = tiles(shape, sizes)
-    _convolve[count * high * across * triton.cdiv(columns, tiling.columns),](
-        TensorDescriptor.from_tensor(rows, [*sizes, depth]),
+    rows, width = part(sizes, weight)
+    ragged = bool(shape[1] % rows or shape[2] % width)
+    means, spreads, counts = moments or (None, None, None)
+    _convolve[math.prod(tiles(shape, sizes)) * triton.cdiv(columns, tiling.columns),](
+        _descriptor(x, [*sizes, depth]),
         TensorDescriptor.from_tensor(taps, [tiling.columns, depth]),
-        TensorDescriptor.from_tensor(pixels, [*sizes, tiling.columns]),
-        bias, scale, x.shape[1], columns, high, across,
+        _descriptor(out, [*sizes, tiling.columns]),
+        None if added is None else _descriptor(added, [*sizes, tiling.columns]),
+        bias, scale, means, spreads, counts, channels, columns, *shape,
         FRAMES=sizes[0], HEIGHT=sizes[1], WIDTH=sizes[2], TALL=tall, WIDE=wide, COLUMNS=tiling.columns, DEPTH=depth,
-        num_warps=tiling.warps, num_stages=tiling.stages,
+        ROWS=rows, RAGGED=ragged, num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
-    return out
+
+
+def _descriptor(maps: Tensor, sizes: list[int]) -> TensorDescriptor:
+    return TensorDescriptor.from_tensor(maps.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), sizes)
 
 
 @triton.jit
 def _convolve(
-    x, weight, out, bias, scale, channels, columns, high, across,
+    x, weight, out, added, bias, scale, means, spreads, counts, channels, columns, frames, height, width,
     FRAMES: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
-    COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    COLUMNS: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr, RAGGED: tl.constexpr,
 ):  # fmt: skip
     """One tile, computed with pixels as columns. Tiles of the same pixels follow each other, which keeps them in L2."""
     parts = tl.cdiv(columns, COLUMNS)
+    high, across = tl.cdiv(height, HEIGHT), tl.cdiv(width, WIDTH)
     first = tl.program_id(0) % parts * COLUMNS
     place = tl.program_id(0) // parts
     left = place % across * WIDTH
@@ -91,8 +107,31 @@ def _convolve(
         taps = weight.load([first, tap * channels + channel])  # past the last channel of a tap, what is seen is zero
         total = tl.dot(taps, seen, total, input_precision="ieee")
     column = first + tl.arange(0, COLUMNS)
-    inside = column < columns
+    own = column < columns
     if scale is not None:
-        total *= tl.load(scale + column, mask=inside, other=0.0)[:, None]
-    total += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[:, None]
-    out.store([frame, top, left, first], total.to(out.dtype).T.reshape(FRAMES, HEIGHT, WIDTH, COLUMNS))
+        total *= tl.load(scale + column, mask=own, other=0.0)[:, None]
+    total += tl.load(bias + column, mask=own, other=0.0).to(tl.float32)[:, None]
+    if added is not None:
+        total += added.load([frame, top, left, first]).reshape(FRAMES * HEIGHT * WIDTH, COLUMNS).T.to(tl.float32)
+    written = total.to(out.dtype)
+    out.store([frame, top, left, first], written.T.reshape(FRAMES, HEIGHT, WIDTH, COLUMNS))
+    if means is not None:
+        # A part is all that the tile has of one frame: ROWS rows, which is one where rows are frames.
+        LINES: tl.constexpr = HEIGHT // ROWS
+        part = tl.arange(0, FRAMES * LINES)
+        band, bands = top // ROWS + part % LINES, tl.cdiv(height, ROWS)
+        there = (frame + part // LINES < frames) & (band < bands)
+        place = ((frame + part // LINES) * bands + band) * across + left // WIDTH
+        tall, wide = tl.minimum(height - top, ROWS), tl.minimum(width - left, WIDTH)
+        count = (tall * wide).to(tl.float32)
+        values = written.to(tl.float32).reshape(COLUMNS, FRAMES * LINES, ROWS * WIDTH)
+        pixel = tl.arange(0, ROWS * WIDTH)
+        inside = ((pixel // WIDTH < tall) & (pixel % WIDTH < wide))[None, None, :]
+        mean = tl.sum(tl.where(inside, values, 0.0) if RAGGED else values, 2) / count
+        distance = values - mean[:, :, None]
+        distance = tl.where(inside, distance, 0.0) if RAGGED else distance
+        spread = tl.sum(distance * distance, 2)
+        channel = place[None, :] * columns + column[:, None]
+        tl.store(means + channel, mean, mask=there[None, :] & own[:, None])
+        tl.store(spreads + channel, spread, mask=there[None, :] & own[:, None])
+        tl.store(counts + place, count, mask=there & (first == 0))

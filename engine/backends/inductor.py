@@ -31,7 +31,7 @@ from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DEVICES = ("cpu", "cuda")
 ARTIFACT = "artifact"
-KERNELS = ("attention", "convolution", "fp8", "geglu", "group_norm")
+KERNELS = ("attention", "convolution", "fp8", "geglu", "group_norm", "moments")
 
 
 class TorchValue(DeviceValue):

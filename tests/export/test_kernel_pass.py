@@ -16,6 +16,7 @@ from triton import knobs
 from stt2v.engine.models import find_model
 from stt2v.export import fp8, sensitivity
 from stt2v.export.capture import exported_from_graph
+from stt2v.export.epilogues import put_epilogues
 from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import flatten
 from stt2v.export.fp8 import KINDS, layers, quantise
@@ -26,6 +27,7 @@ from stt2v.export.precision import TYPES, in_type
 from stt2v.export.recipes import recipe_for
 from stt2v.export.reference import seeded_inputs
 from stt2v.export.sensitivity import sensitive_layers
+from stt2v.export.shares import put_shares_into_weights
 from stt2v.export.shifts import put_shifts_into_biases
 
 
@@ -42,11 +44,13 @@ def tiny() -> Mapping[str, GraphMaker]:
 
 def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
     """The outputs of what would be compiled for a GPU, and how often each rewrite was made."""
-    program, counts = flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision])))), dict[str, int]()
+    flat = flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision]))))
+    program, counts = put_shares_into_weights(flat), dict[str, int]()
     put_shifts_into_biases(program.module)
     if precision == "fp8":
         program, counts = quantise(program, fewest=dict.fromkeys(KINDS, 1))
     counts |= put_kernels(program.module)
+    put_epilogues(program.module)
     inputs = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
     with torch.no_grad():
         return list(program.module(*program.weights.values(), *inputs)), counts

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 HALVES = ("x", "weight", "bias", "out", "q", "k", "v")
-FLOATS = ("mean_out", "spread_out", "means", "spreads", "scale_out", "shift_out")
+FLOATS = ("means", "spreads", "counts", "scale_out", "shift_out")
 
 
 def test_compile_for_hopper() -> None:
@@ -19,15 +19,15 @@ def test_compile_for_hopper() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-P", __file__], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["_moments", "_merge", "_attend", *["_geglu"] * 6, *["_convolve"] * 2]
+    assert done.stdout.split() == ["_moments", "_merge", "_attend", *["_geglu"] * 6, *["_convolve"] * 6]
 
 
 def compile_all() -> None:
     """Compile each and look at its code; what was compiled goes to stdout."""
-    from stt2v.kernels import attention, group_norm
+    from stt2v.kernels import attention, group_norm, moments
 
-    check(group_norm._moments, {"ROWS": 64, "CHANNELS": 64, "TILES": 16}, 4)
-    check(group_norm._merge, {"PER_SPLIT": 1024, "WIDTH": 16, "CHUNK": 32}, 4)
+    check(moments._moments, {"ROWS": 64, "CHANNELS": 64, "TILES": 16}, 4)
+    check(group_norm._merge, {"WIDTH": 16, "CHUNK": 256}, 4)
     check(attention._attend, {"LENGTH": 32, "KEYS": 32, "WIDTH": 64}, 2, "mma.sync")
     none, scales = {"scale": None, "x_scale": None}, {"scale": "*fp32", "x_scale": "*fp32"}
     check_gates("fp16", "fp16", 64, none, {})
@@ -51,13 +51,21 @@ def check_gates(narrow: str, wide: str, depth: int, none: dict[str, None], scale
 
 
 def check_convolution(narrow: str, wide: str, depth: int, none: dict[str, None], scales: dict[str, str]) -> None:
+    """Alone, and with all that it can do while it writes: over space, and over frames of which a tile has several."""
     from stt2v.kernels import implicit_gemm
 
-    box = "1, 2, 128"
-    tiles = {"x": f"{narrow}[{box}, {depth}]", "weight": f"{narrow}[128, {depth}]", "out": f"{wide}[{box}, 128]"}
-    kinds = {name: f"tensordesc<{tile}>" for name, tile in tiles.items()} | scales
-    constants = {"FRAMES": 1, "HEIGHT": 2, "WIDTH": 128, "TALL": 3, "WIDE": 3, "COLUMNS": 128, "DEPTH": depth}
-    check(implicit_gemm._convolve, constants | none, 8, "wgmma.mma_async", kinds)
+    without = dict.fromkeys(("added", "means", "spreads", "counts"))
+    for sides, rows, across, epilogue in (
+        ((1, 2, 128), 2, 3, without),
+        ((1, 2, 128), 2, 3, {}),
+        ((2, 2, 64), 1, 1, {}),
+    ):
+        box = ", ".join(map(str, sides))
+        tiles = {"x": f"{narrow}[{box}, {depth}]", "weight": f"{narrow}[128, {depth}]", "out": f"{wide}[{box}, 128]"}
+        kinds = {name: f"tensordesc<{tile}>" for name, tile in (tiles | {"added": tiles["out"]}).items()} | scales
+        constants = dict(zip(("FRAMES", "HEIGHT", "WIDTH"), sides, strict=True)) | {"ROWS": rows, "RAGGED": rows == 1}
+        constants |= {"TALL": 3, "WIDE": across, "COLUMNS": 128, "DEPTH": depth}
+        check(implicit_gemm._convolve, constants | none | epilogue, 8, "wgmma.mma_async", kinds)
 
 
 def check(

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from stt2v.kernels import attention, attention_gradient, convolution, fp8, geglu, group_norm, implicit_gemm
+from stt2v.kernels import attention, attention_gradient, convolution, fp8, geglu, group_norm, implicit_gemm, moments
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TILING = implicit_gemm.Tiling(64, 64, 64, 4, 2)  # of small maps
 TYPES = {torch.float32: 1e-6, torch.float16: 1e-3}  # allowed rel; half precision rounds once, to 11 bits
 
 
@@ -29,7 +30,7 @@ def rel(actual: Tensor, reference: Callable[..., Tensor], *arguments: Tensor) ->
 def test_group_norm_far_from_zero(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = (random(*shape, dtype=torch.float32) * 2 + 5).to(dtype).contiguous(memory_format=torch.channels_last)
     weight, bias = (random(shape[1], dtype=dtype, seed=seed) for seed in (1, 2))
-    actual = group_norm.apply_factors(x, *group_norm.group_factors(x, weight, bias, 8, 1e-5))
+    actual = group_norm.apply_factors(x, *group_norm.group_factors(*moments.moments(x), weight, bias, 8, 1e-5))
     expected = lambda *tensors: group_norm.group_norm_reference(*tensors, 8, 1e-5)  # noqa: E731
     assert rel(actual, expected, x, weight, bias) < TYPES[dtype]
     assert actual.is_contiguous(memory_format=torch.channels_last)
@@ -79,15 +80,56 @@ def test_convolution(shape: tuple[int, ...], columns: int, taps: tuple[int, int]
     x = random(*shape, dtype=torch.float32).to(dtype).contiguous(memory_format=torch.channels_last)
     weight = (random(columns, shape[1], *taps, dtype=torch.float32, seed=1) / 20).to(dtype)
     scale, bias = (random(columns, dtype=torch.float32, seed=seed) for seed in (2, 3))
-    actual = implicit_gemm.tiled_convolution(x, weight, bias, scale, implicit_gemm.Tiling(64, 64, 64, 4, 2))
+    actual = implicit_gemm.tiled_convolution(x, weight, bias, scale, None, TILING)
     allowed = 2e-3 if x.is_cuda and dtype == torch.float8_e4m3fn else 1e-6  # sums of FP8 are narrower there
     assert rel(actual, convolution.convolution_reference, x, weight, bias, scale) < allowed
     assert actual.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("shape", "taps"),
+    [((3, 32, 8, 16), (3, 3)), ((3, 32, 7, 21), (3, 3)), ((2, 32, 9, 33), (3, 1)), ((3, 32, 5, 16), (3, 1))],
+    ids=["space", "space with edges", "frames with edges", "frames of few pixels"],
+)
+def test_convolution_adds_and_takes_moments(shape: tuple[int, ...], taps: tuple[int, int], dtype: torch.dtype) -> None:
+    x = random(*shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight = (random(80, shape[1], *taps, dtype=torch.float32, seed=1) / 20).to(dtype)
+    bias = (random(80, dtype=torch.float32, seed=2) + 30).to(dtype)  # far from zero
+    added = random(shape[0], 80, *shape[2:], dtype=dtype, seed=3)
+    out, parts, counts = implicit_gemm.tiled_convolution_and_moments(x, weight, bias, None, added, TILING)
+    with_added = lambda *tensors: convolution.convolution_reference(*tensors[:3], None, tensors[3])  # noqa: E731
+    assert rel(out, with_added, x, weight, bias, added) < TYPES[dtype]
+    sizes = convolution.part(convolution.box((shape[0], *shape[2:]), TILING.pixels), weight)
+    expected, expected_counts = moments.moments_reference(out.double(), *sizes)
+    assert torch.equal(counts.double(), expected_counts)
+    assert parts.shape == expected.shape
+    for actual, wanted in zip(parts, expected, strict=True):
+        assert float((actual.double() - wanted).norm() / wanted.norm()) < 1e-6
+    frames = shape[0] * (shape[2] if taps[1] == 1 else 1)
+    for batch in (frames, shape[0], 1):  # the same parts are those of frames, clips, and everything
+        merged = parts.reshape(2, batch, -1, 80), counts.reshape(batch, -1)
+        scale, shift = group_norm.group_factors(*merged, torch.ones_like(bias), torch.zeros_like(bias), 8, 1e-5)
+        values = out.double().permute(0, 2, 3, 1).reshape(batch, -1, 8, 10)
+        variance, mean = torch.var_mean(values, (1, 3), correction=0)
+        inverse = torch.rsqrt(variance + 1e-5).repeat_interleave(10, 1)
+        assert torch.allclose(scale.double(), inverse, rtol=1e-5)
+        assert torch.allclose(shift.double(), -mean.repeat_interleave(10, 1) * inverse, rtol=1e-5)
+
+
+@pytest.mark.parametrize("taps", [(3, 3), (3, 1)], ids=["space", "frames"])
+def test_operators_of_convolutions_are_what_pytorch_expects(taps: tuple[int, int]) -> None:
+    x = random(2, 16, 9, 33, dtype=torch.float32).cpu().contiguous(memory_format=torch.channels_last)
+    weight, bias = random(32, 16, *taps, dtype=torch.float32).cpu(), random(32, dtype=torch.float32).cpu()
+    added = random(2, 32, 9, 33, dtype=torch.float32).cpu()
+    for arguments in ((x, weight, bias), (x, weight, bias, bias, added)):
+        for operator in (convolution.convolution, convolution.convolution_and_moments):
+            torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
 @pytest.mark.parametrize("shape", [(50, 72, 128), (50, 18, 32), (76, 90, 160), (2, 25, 9216), (2, 38, 14400)], ids=str)
 def test_boxes_leave_little_over(shape: tuple[int, ...]) -> None:
-    covered = 256 * math.prod(implicit_gemm.tiles(shape, implicit_gemm.box(shape, 256)))
+    covered = 256 * math.prod(convolution.tiles(shape, convolution.box(shape, 256)))
     assert covered <= 1.05 * math.prod(shape)
 
 

@@ -1,0 +1,54 @@
+"""What all maps of a convolution are multiplied by, such as the share of a temporal block, in its weights."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from stt2v.export.flat_program import FlatProgram, calls, laid_out
+
+aten = torch.ops.aten
+Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
+
+
+def put_shares_into_weights(program: FlatProgram) -> FlatProgram:
+    """`program` without multiplications of what convolutions give by one number that depends on weights alone."""
+    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    for node in list(module.graph.find_nodes(op="call_function", target=aten.mul.Tensor)):
+        for layer, factor in (node.args, node.args[::-1]):
+            share = _number(factor, weights) if _has_own_weights(layer, weights) else None
+            if share is not None:
+                for place in layer.args[1:3]:
+                    weight = weights[place.name]
+                    weights[place.name] = laid_out((weight.float() * share.float()).to(weight.dtype))
+                node.replace_all_uses_with(layer)
+                node.graph.erase_node(node)
+                break
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return FlatProgram(module, weights)
+
+
+def _has_own_weights(layer: Any, weights: Mapping[str, Tensor]) -> bool:
+    """Whether `layer` is a convolution with a bias, and neither it nor its weights are used otherwise."""
+    if not calls(layer, aten.conv2d.default) or len(layer.args) < 3 or layer.args[2] is None:
+        return False
+    own = layer.args[1:3]
+    return all(place.name in weights for place in own) and all(len(each.users) == 1 for each in (layer, *own))
+
+
+def _number(factor: Node, weights: Mapping[str, Tensor]) -> Tensor | None:
+    """What `factor` is, [1] or [], if weights alone say so."""
+    if not isinstance(factor, fx.Node) or factor.meta["val"].numel() != 1:
+        return None
+    if factor.op == "placeholder":
+        return weights.get(factor.name)
+    operation: Any = factor.target
+    found = {source: _number(source, weights) for source in factor.all_input_nodes}
+    if None in found.values():
+        return None
+    arguments, named = fx.map_arg((factor.args, factor.kwargs), found.__getitem__)
+    value: Tensor = operation(*arguments, **named)
+    return value

@@ -1,0 +1,158 @@
+"""What convolutions do while they write: every place is found, and what is computed stays the same."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers.models.resnet import TemporalConvLayer
+from torch import Tensor, fx, nn
+from torch.nn import functional
+from triton import knobs
+
+from stt2v.export import kernel_pass
+from stt2v.export.capture import exported_from_graph
+from stt2v.export.epilogues import put_epilogues
+from stt2v.export.flat_maps import flat_maps
+from stt2v.export.flat_program import flatten
+from stt2v.export.graph import Graph
+from stt2v.export.kernel_pass import put_kernels
+from stt2v.export.models.video_blocks import VideoResBlock
+from stt2v.export.precision import in_type
+from stt2v.export.shares import put_shares_into_weights
+from stt2v.export.shifts import put_shifts_into_biases
+
+aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def _small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of any size are worth it, and references stand in for kernels, which take long to interpret."""
+    monkeypatch.setattr(kernel_pass, "FEWEST_VALUES", 0)
+    monkeypatch.setattr(knobs.runtime, "interpret", False)
+
+
+class Frames(nn.Module):
+    """x: [6, 32, h, w], two clips of three frames -> the same, by a network of blocks over space and frames."""
+
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__()
+        self.blocks, self.norm = nn.ModuleList(blocks), nn.GroupNorm(8, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, 3)
+        return functional.silu(self.norm(x))
+
+
+class Residual(nn.Module):
+    """x: [N, 32, h, w] -> x, and a function of x."""
+
+    def __init__(self, then: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.then, self.norm = nn.Conv2d(32, 32, 3, padding=1), then, nn.GroupNorm(8, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.then(x, self.layer(x)))
+
+
+def rewritten(network: nn.Module, *shape: int) -> tuple[fx.GraphModule, dict[str, int], float]:
+    """`network` as it would be compiled for a GPU in half precision, what was found, and how far off it is."""
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x = torch.randn(shape)
+    graph = Graph("network", network, {"x": x}, ("y",))
+    program = put_shares_into_weights(flat_maps(flatten(exported_from_graph(in_type(graph, torch.float16)))))
+    put_shifts_into_biases(program.module)
+    put_kernels(program.module)
+    counts = put_epilogues(program.module)
+    with torch.no_grad():
+        (actual,), expected = program.module(*program.weights.values(), x), network(x)
+    return program.module, counts, float((actual - expected).norm() / expected.norm())
+
+
+def left(module: fx.GraphModule, *targets: object) -> int:
+    return sum(node.target in targets for node in module.graph.nodes)
+
+
+def test_a_block_of_stable_video_diffusion_reads_nothing_again() -> None:
+    network = Frames(VideoResBlock(32, 32, None, 1e-5, 1e-5), VideoResBlock(32, 32, None, 1e-5, 1e-5))
+    module, counts, off = rewritten(network, 6, 32, 8, 10)
+    assert counts == {"sums": 4, "moments": 8}  # the first norm's maps come from elsewhere
+    assert [left(module, target) for target in (aten.add.Tensor, aten.mul.Tensor)] == [9, 9]  # which apply norms
+    assert left(module, aten.div.Tensor, aten.sigmoid.default) == 0
+    assert off < 2e-3
+
+
+def test_a_temporal_block_of_modelscope_adds_where_it_ends() -> None:
+    _, counts, off = rewritten(Frames(TemporalConvLayer(32, 32, norm_num_groups=8)), 6, 32, 8, 10)
+    assert counts == {"sums": 1, "moments": 4}
+    assert off < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("then", "sums", "moments"),
+    [
+        (lambda x, y: x + y, 1, 1),
+        (lambda x, y: y + x, 1, 1),
+        (lambda x, y: y, 0, 1),
+        (lambda x, y: y.transpose(2, 3) + x.transpose(2, 3), 1, 0),  # moments are of pixels in their order
+        (lambda x, y: (y.permute(2, 3, 0, 1) + x.permute(2, 3, 0, 1)).permute(2, 3, 0, 1), 1, 1),
+        (lambda x, y: y.reshape(-1, 16, 8, 20) + x.reshape(-1, 16, 8, 20), 1, 0),  # and of channels
+        (lambda x, y: (x + y) * y, 0, 0),  # what is used otherwise has to be there
+        (lambda x, y: x + 2 * y, 0, 0),
+        (lambda x, y: y + y, 0, 0),
+        (lambda x, y: x[:1] + y, 0, 0),
+        (lambda x, y: torch.add(x, y, alpha=2), 0, 0),
+    ],
+)
+def test_sums_and_moments(then: Callable[[Tensor, Tensor], Tensor], sums: int, moments: int) -> None:
+    network = Residual(then)
+    network.norm = nn.GroupNorm(8, then(torch.zeros(6, 32, 8, 10), torch.zeros(6, 32, 8, 10)).shape[1])
+    _, counts, off = rewritten(network, 6, 32, 8, 10)
+    assert counts == {"sums": sums, "moments": moments}
+    assert off < 2e-3
+
+
+class TwoNorms(Residual):
+    """What a convolution gives, normalised twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        clips = y.reshape(2, 3, 32, 80).transpose(1, 2)
+        return self.norm(y) + self.norm(clips).transpose(1, 2).reshape(y.shape)
+
+
+def test_moments_of_frames_are_also_those_of_clips() -> None:
+    module, counts, off = rewritten(TwoNorms(torch.add), 6, 32, 8, 10)
+    assert counts == {"sums": 0, "moments": 2}
+    assert left(module, torch.ops.stt2v.convolution_and_moments.default) == 1
+    assert off < 2e-3
+
+
+class Shared(nn.Module):
+    """x: [N, 8, h, w] -> the same, with a share of what a convolution gives: by a weight, or by x."""
+
+    def __init__(self, known: bool, again: bool) -> None:
+        super().__init__()
+        self.layer, self.share = nn.Conv2d(8, 8, 3, padding=1), nn.Parameter(torch.zeros(1))
+        self.known, self.again = known, again
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = torch.sigmoid(-self.share) if self.known else x.mean()
+        x = x + share * self.layer(x)
+        return self.layer(x) if self.again else x
+
+
+@pytest.mark.parametrize(("known", "again", "products"), [(True, False, 0), (True, True, 1), (False, False, 1)])
+def test_shares_are_in_weights_of_their_own(known: bool, again: bool, products: int) -> None:
+    torch.manual_seed(0)
+    graph = Graph("shared", Shared(known, again), {"x": torch.randn(2, 8, 5, 6)}, ("y",))
+    flat = flatten(exported_from_graph(graph))
+    program = put_shares_into_weights(flat)
+    assert left(program.module, aten.mul.Tensor) == products
+    assert left(flat.module, aten.mul.Tensor) == 1
+    with torch.no_grad():
+        (actual,) = program.module(*program.weights.values(), *graph.inputs.values())
+        expected = graph.module(**graph.inputs)
+    assert float((actual - expected).norm() / expected.norm()) < 1e-6
