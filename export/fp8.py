@@ -117,15 +117,16 @@ def _convolution(node: Node, weights: dict[str, Tensor]) -> Node:
     call = node.graph.call_function
     x, weight, bias, *_ = node.args
     factors, largest = _narrow(weight, weights), _largest(x, weights)
+    wide = call(aten.to.dtype, (x, torch.float32))
     if largest is None:
         seen = x.args[0] if x.target == aten.upsample_nearest2d.vec else x  # which repeats values, and has no other
         scale = _scale(call, call(aten.to.dtype, (seen, torch.float32)), [0, 1, 2, 3], False)
         factors = call(aten.mul.Tensor, (factors, scale))
+        scaled = call(aten.div.Tensor, (wide, scale))
     else:
-        scale = largest / LARGEST
-        weights[factors.name] = weights[factors.name] * scale
-    wide = call(aten.to.dtype, (x, torch.float32))
-    maps = call(aten.clamp.default, (call(aten.div.Tensor, (wide, scale)), -LARGEST, LARGEST))
+        weights[factors.name] = weights[factors.name] * (largest / LARGEST)
+        scaled = call(aten.mul.Tensor, (wide, LARGEST / largest))
+    maps = call(aten.clamp.default, (scaled, -LARGEST, LARGEST))
     return call(convolution.OP, (call(aten.to.dtype, (maps, TYPE)), weight, bias, factors))
 
 

@@ -67,7 +67,7 @@ def convolution_and_moments(
 
         return tiled_convolution_and_moments(x, weight, bias, scale, added)
     out = convolution(x, weight, bias, scale, added)
-    return out, *moments_reference(out.float(), *part(box((len(x), *x.shape[2:]), PIXELS), weight))
+    return out, *moments_reference(out.float(), *part(x, weight))
 
 
 @convolution_and_moments.register_fake
@@ -75,7 +75,7 @@ def _(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None = None, added: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     out = empty_maps(x, bias)
-    return out, *empty_moments(out, *part(box((len(x), *x.shape[2:]), PIXELS), weight))
+    return out, *empty_moments(out, *part(x, weight))
 
 
 OP = torch.ops.stt2v.convolution.default
@@ -95,9 +95,10 @@ def empty_moments(maps: Tensor, rows: int, width: int) -> tuple[Tensor, Tensor]:
     return counts.new_empty(2, *counts.shape, channels), counts
 
 
-def part(sizes: tuple[int, ...], weight: Tensor) -> tuple[int, int]:
-    """Rows and width of the parts that moments are of, of a tile of `sizes`: within one frame."""
-    return (1 if weight.shape[3] == 1 else sizes[1]), sizes[2]
+def part(x: Tensor, weight: Tensor, pixels: int = PIXELS) -> tuple[int, int]:
+    """Rows and width of the parts that moments are of: what a tile of so many pixels has of one frame."""
+    _, rows, width = box((len(x), *x.shape[2:]), pixels)
+    return (1 if weight.shape[3] == 1 else rows), width
 
 
 @functools.cache  # each launch asks

@@ -37,7 +37,7 @@ def tiled_convolution(
 ) -> Tensor:
     """As `convolution`, on a GPU, with tiles as told."""
     out = empty_maps(x, bias)
-    _launch(x, weight, bias, scale, added, out, None, tiling)
+    _launch(x, weight, bias, scale, added, out, (None, None, None), tiling)
     return out
 
 
@@ -46,7 +46,7 @@ def tiled_convolution_and_moments(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `convolution_and_moments`, on a GPU, with tiles as told."""
     out = empty_maps(x, bias)
-    moments, counts = empty_moments(out, *part(box((len(x), *x.shape[2:]), tiling.pixels), weight))
+    moments, counts = empty_moments(out, *part(x, weight, tiling.pixels))
     _launch(x, weight, bias, scale, added, out, (moments[0], moments[1], counts), tiling)
     return out, moments, counts
 
@@ -58,7 +58,7 @@ def _launch(
     scale: Tensor | None,
     added: Tensor | None,
     out: Tensor,
-    moments: tuple[Tensor, Tensor, Tensor] | None,
+    moments: tuple[Tensor | None, Tensor | None, Tensor | None],
     tiling: Tiling,
 ) -> None:
     columns, channels, tall, wide = weight.shape
@@ -66,22 +66,23 @@ def _launch(
     depth = tiling.depth // x.element_size()
     shape = (len(x), *x.shape[2:])
     sizes = box(shape, tiling.pixels)
-    rows, width = part(sizes, weight)
-    ragged = bool(shape[1] % rows or shape[2] % width)
-    means, spreads, counts = moments or (None, None, None)
+    rows, width = part(x, weight, tiling.pixels)
     _convolve[math.prod(tiles(shape, sizes)) * triton.cdiv(columns, tiling.columns),](
-        _descriptor(x, [*sizes, depth]),
-        TensorDescriptor.from_tensor(taps, [tiling.columns, depth]),
-        _descriptor(out, [*sizes, tiling.columns]),
-        None if added is None else _descriptor(added, [*sizes, tiling.columns]),
-        bias, scale, means, spreads, counts, channels, columns, *shape,
+        _tiles(x, sizes, depth), TensorDescriptor.from_tensor(taps, [tiling.columns, depth]),
+        _tiles(out, sizes, tiling.columns), _tiles(added, sizes, tiling.columns),
+        bias, scale, *moments, channels, columns, *shape,
         FRAMES=sizes[0], HEIGHT=sizes[1], WIDTH=sizes[2], TALL=tall, WIDE=wide, COLUMNS=tiling.columns, DEPTH=depth,
-        ROWS=rows, RAGGED=ragged, num_warps=tiling.warps, num_stages=tiling.stages,
+        ROWS=rows, RAGGED=bool(shape[1] % rows or shape[2] % width),
+        num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
 
 
-def _descriptor(maps: Tensor, sizes: list[int]) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(maps.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), sizes)
+def _tiles(maps: Tensor | None, sizes: tuple[int, ...], channels: int) -> TensorDescriptor | None:
+    """How the copy engine is to see `maps`, if there are any: as tiles of `sizes` by so many channels."""
+    if maps is None:
+        return None
+    pixels = maps.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return TensorDescriptor.from_tensor(pixels, [*sizes, channels])
 
 
 @triton.jit
@@ -106,6 +107,19 @@ def _convolve(
         seen = seen.reshape(FRAMES * HEIGHT * WIDTH, DEPTH).T
         taps = weight.load([first, tap * channels + channel])  # past the last channel of a tap, what is seen is zero
         total = tl.dot(taps, seen, total, input_precision="ieee")
+    _write(
+        total, out, added, bias, scale, means, spreads, counts, first, columns, frame, top, left,
+        frames, height, width, FRAMES, HEIGHT, WIDTH, COLUMNS, ROWS, RAGGED,
+    )  # fmt: skip
+
+
+@triton.jit
+def _write(
+    total, out, added, bias, scale, means, spreads, counts, first, columns, frame, top, left, frames, height, width,
+    FRAMES: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr, RAGGED: tl.constexpr,
+):  # fmt: skip
+    """A tile of sums, with all that is to be added, and its moments."""
     column = first + tl.arange(0, COLUMNS)
     own = column < columns
     if scale is not None:
@@ -121,7 +135,7 @@ def _convolve(
         part = tl.arange(0, FRAMES * LINES)
         band, bands = top // ROWS + part % LINES, tl.cdiv(height, ROWS)
         there = (frame + part // LINES < frames) & (band < bands)
-        place = ((frame + part // LINES) * bands + band) * across + left // WIDTH
+        place = ((frame + part // LINES) * bands + band) * tl.cdiv(width, WIDTH) + left // WIDTH
         tall, wide = tl.minimum(height - top, ROWS), tl.minimum(width - left, WIDTH)
         count = (tall * wide).to(tl.float32)
         values = written.to(tl.float32).reshape(COLUMNS, FRAMES * LINES, ROWS * WIDTH)
@@ -130,8 +144,8 @@ def _convolve(
         mean = tl.sum(tl.where(inside, values, 0.0) if RAGGED else values, 2) / count
         distance = values - mean[:, :, None]
         distance = tl.where(inside, distance, 0.0) if RAGGED else distance
-        spread = tl.sum(distance * distance, 2)
         channel = place[None, :] * columns + column[:, None]
-        tl.store(means + channel, mean, mask=there[None, :] & own[:, None])
-        tl.store(spreads + channel, spread, mask=there[None, :] & own[:, None])
+        mask = there[None, :] & own[:, None]
+        tl.store(means + channel, mean, mask=mask)
+        tl.store(spreads + channel, tl.sum(distance * distance, 2), mask=mask)
         tl.store(counts + place, count, mask=there & (first == 0))

@@ -54,9 +54,9 @@ def check_convolution(narrow: str, wide: str, depth: int, none: dict[str, None],
     """Alone, and with all that it can do while it writes: over space, and over frames of which a tile has several."""
     from stt2v.kernels import implicit_gemm
 
-    without = dict.fromkeys(("added", "means", "spreads", "counts"))
+    alone = dict.fromkeys(("added", "means", "spreads", "counts"))
     for sides, rows, across, epilogue in (
-        ((1, 2, 128), 2, 3, without),
+        ((1, 2, 128), 2, 3, alone),
         ((1, 2, 128), 2, 3, {}),
         ((2, 2, 64), 1, 1, {}),
     ):

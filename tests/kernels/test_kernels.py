@@ -100,8 +100,8 @@ def test_convolution_adds_and_takes_moments(shape: tuple[int, ...], taps: tuple[
     out, parts, counts = implicit_gemm.tiled_convolution_and_moments(x, weight, bias, None, added, TILING)
     with_added = lambda *tensors: convolution.convolution_reference(*tensors[:3], None, tensors[3])  # noqa: E731
     assert rel(out, with_added, x, weight, bias, added) < TYPES[dtype]
-    sizes = convolution.part(convolution.box((shape[0], *shape[2:]), TILING.pixels), weight)
-    expected, expected_counts = moments.moments_reference(out.double(), *sizes)
+    part = convolution.part(x, weight, TILING.pixels)
+    expected, expected_counts = moments.moments_reference(out.double(), *part)
     assert torch.equal(counts.double(), expected_counts)
     assert parts.shape == expected.shape
     for actual, wanted in zip(parts, expected, strict=True):
