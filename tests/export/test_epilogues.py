@@ -94,6 +94,15 @@ def test_a_temporal_block_of_modelscope_adds_where_it_ends() -> None:
     assert off < 2e-3
 
 
+def test_the_bias_of_a_shortcut_is_in_that_of_the_convolution_that_adds_it() -> None:
+    wider, narrower = (VideoResBlock(*widths, None, 1e-5, 1e-5) for widths in ((32, 64), (64, 32)))
+    module, counts, off = rewritten(Frames(wider, narrower))
+    assert counts == {"sums": 4, "moments": 8}
+    shortcuts = module.graph.find_nodes(op="call_function", target=aten.conv2d.default)
+    assert [node.args[2] for node in shortcuts] == [None, None]
+    assert off < 2e-3
+
+
 @pytest.mark.parametrize(
     ("then", "sums", "moments"),
     [
