@@ -25,8 +25,7 @@ class FlatProgram:
 
 
 def flatten(exported: ExportedProgram) -> FlatProgram:
-    """A copy of `exported` without its own checks, dropout and divisions by 1; maps lie channels-last, as convolutions
-    want them."""
+    """A copy of `exported` without what gives what it gets; maps lie channels-last, as convolutions want them."""
     stored = {**exported.state_dict, **exported.constants}
     weights = {
         spec.arg.name: laid_out(stored[spec.target].detach())

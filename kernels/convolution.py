@@ -1,18 +1,14 @@
 """Convolutions that keep the size of their maps, in half precision or FP8 (e4m3), as operators of PyTorch.
 
-While one writes its maps it may add others, and give the moments of what it writes (`moments.py`): what would read all
-of it again.
+While one writes its maps it may add others, and give the moments of what it writes (`parts.py`): what would read all of
+it again.
 """
-
-import functools
-import itertools
-import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stt2v.kernels.moments import moments_reference
+from stt2v.kernels.parts import box, empty_moments, moments_reference
 
 GRANULE = 16  # channels, in and out, come in multiples: the copy engine counts in 16 bytes
 PIXELS = 256  # of a tile of the result
@@ -88,27 +84,7 @@ def empty_maps(x: Tensor, bias: Tensor) -> Tensor:
     return torch.empty(shape, device=x.device, dtype=bias.dtype, memory_format=torch.channels_last)
 
 
-def empty_moments(maps: Tensor, rows: int, width: int) -> tuple[Tensor, Tensor]:
-    """Room for what `moments_reference` gives."""
-    batch, channels, height, across = maps.shape
-    counts = torch.empty(batch, -(-height // rows), -(-across // width), device=maps.device, dtype=torch.float32)
-    return counts.new_empty(2, *counts.shape, channels), counts
-
-
 def part(x: Tensor, weight: Tensor, pixels: int = PIXELS) -> tuple[int, int]:
     """Rows and width of the parts that moments are of: what a tile of so many pixels has of one frame."""
     _, rows, width = box((len(x), *x.shape[2:]), pixels)
     return (1 if weight.shape[3] == 1 else rows), width
-
-
-@functools.cache  # each launch asks
-def box(shape: tuple[int, ...], pixels: int) -> tuple[int, ...]:
-    """The frames, rows and columns of tiles of so many pixels that cover maps of `shape` with the least left over."""
-    sides = [1 << power for power in range(pixels.bit_length())]
-    boxes = (sizes for sizes in itertools.product(sides, repeat=3) if math.prod(sizes) == pixels)
-    return min(boxes, key=lambda sizes: (math.prod(tiles(shape, sizes)), sizes))
-
-
-def tiles(shape: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
-    """How many boxes of these sizes it takes to cover `shape`, along each axis."""
-    return [-(-whole // part) for whole, part in zip(shape, sizes, strict=True)]

@@ -1,7 +1,7 @@
 """GroupNorm over channels-last maps, from their moments.
 
 A group of a video spans every frame, so there are few groups and each is large: one block a group, as libraries do it,
-leaves most of a GPU idle. Here maps are reduced by parts (`moments.py`), and parts are merged. What is left of the norm
+leaves most of a GPU idle. Here maps are reduced by parts (`parts.py`), and parts are merged. What is left of the norm
 is one multiplication and addition an element, which the compiler fuses with what follows it.
 """
 

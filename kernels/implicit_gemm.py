@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from stt2v.kernels.convolution import PIXELS, box, empty_maps, empty_moments, part, tiles
+from stt2v.kernels.convolution import PIXELS, empty_maps, part
+from stt2v.kernels.parts import box, empty_moments, tiles
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,16 @@
-"""Moments of channels-last maps by parts: of each channel its mean, and the sum of squared distances from it.
-
-Parts of a map are merged by the parallel algorithm of Chan, Golub and LeVeque (1983), which keeps its precision where
-the mean is far from zero. So a map may be cut in any way, by many blocks at once, or by whoever writes it.
-"""
+"""Moments of channels-last maps (`parts.py`), by kernels that read them."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional
 
 from stt2v.kernels.device import runs_triton
+from stt2v.kernels.parts import moments_reference
 
 ROWS, CHANNELS = 64, 64  # a tile: pixels by channels
 TILES = 16  # a block reduces so many tiles, one after the other
 PART = ROWS * TILES  # pixels
-
-
-def moments_reference(maps: Tensor, rows: int, width: int) -> tuple[Tensor, Tensor]:
-    """maps: [N, C, H, W], cut into boxes of rows by width pixels, I down and J across; smaller ones at the edges.
-
-    Returns moments: [2, N, I, J, C], means and sums of squares; counts: [N, I, J], pixels of each box.
-    """
-    edges = (0, -maps.shape[3] % width, 0, -maps.shape[2] % rows)
-    values, inside = (
-        functional.pad(x, edges).unflatten(3, (-1, width)).unflatten(2, (-1, rows))
-        for x in (maps, torch.ones_like(maps[:, :1]))
-    )
-    counts = inside.sum((3, 5))
-    means = values.sum((3, 5)) / counts
-    distances = (values - means[:, :, :, None, :, None]) * inside
-    return torch.stack([means, distances.square().sum((3, 5))]).permute(0, 1, 3, 4, 2).contiguous(), counts[:, 0]
 
 
 @torch.library.custom_op("stt2v::moments", mutates_args=())

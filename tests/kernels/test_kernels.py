@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from stt2v.kernels import attention, attention_gradient, convolution, fp8, geglu, group_norm, implicit_gemm, moments
+from stt2v.kernels import (
+    attention,
+    attention_gradient,
+    convolution,
+    fp8,
+    geglu,
+    group_norm,
+    implicit_gemm,
+    moments,
+    parts,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TILING = implicit_gemm.Tiling(64, 64, 64, 4, 2)  # of small maps
@@ -97,18 +107,18 @@ def test_convolution_adds_and_takes_moments(shape: tuple[int, ...], taps: tuple[
     weight = (random(80, shape[1], *taps, dtype=torch.float32, seed=1) / 20).to(dtype)
     bias = (random(80, dtype=torch.float32, seed=2) + 30).to(dtype)  # far from zero
     added = random(shape[0], 80, *shape[2:], dtype=dtype, seed=3)
-    out, parts, counts = implicit_gemm.tiled_convolution_and_moments(x, weight, bias, None, added, TILING)
+    out, found, counts = implicit_gemm.tiled_convolution_and_moments(x, weight, bias, None, added, TILING)
     with_added = lambda *tensors: convolution.convolution_reference(*tensors[:3], None, tensors[3])  # noqa: E731
     assert rel(out, with_added, x, weight, bias, added) < TYPES[dtype]
     part = convolution.part(x, weight, TILING.pixels)
-    expected, expected_counts = moments.moments_reference(out.double(), *part)
+    expected, expected_counts = parts.moments_reference(out.double(), *part)
     assert torch.equal(counts.double(), expected_counts)
-    assert parts.shape == expected.shape
-    for actual, wanted in zip(parts, expected, strict=True):
+    assert found.shape == expected.shape
+    for actual, wanted in zip(found, expected, strict=True):
         assert float((actual.double() - wanted).norm() / wanted.norm()) < 1e-6
     frames = shape[0] * (shape[2] if taps[1] == 1 else 1)
     for batch in (frames, shape[0], 1):  # the same parts are those of frames, clips, and everything
-        merged = parts.reshape(2, batch, -1, 80), counts.reshape(batch, -1)
+        merged = found.reshape(2, batch, -1, 80), counts.reshape(batch, -1)
         scale, shift = group_norm.group_factors(*merged, torch.ones_like(bias), torch.zeros_like(bias), 8, 1e-5)
         values = out.double().permute(0, 2, 3, 1).reshape(batch, -1, 8, 10)
         variance, mean = torch.var_mean(values, (1, 3), correction=0)
@@ -129,7 +139,7 @@ def test_operators_of_convolutions_are_what_pytorch_expects(taps: tuple[int, int
 
 @pytest.mark.parametrize("shape", [(50, 72, 128), (50, 18, 32), (76, 90, 160), (2, 25, 9216), (2, 38, 14400)], ids=str)
 def test_boxes_leave_little_over(shape: tuple[int, ...]) -> None:
-    covered = 256 * math.prod(convolution.tiles(shape, convolution.box(shape, 256)))
+    covered = 256 * math.prod(parts.tiles(shape, parts.box(shape, 256)))
     assert covered <= 1.05 * math.prod(shape)
 
 
