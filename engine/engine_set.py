@@ -1,24 +1,46 @@
-"""An engine set opened for use: engines by graph name, loaded when first asked for."""
+"""An engine set opened for use: engines by graph name, loaded when they first run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
-from stt2v.engine.backends.base import Backend, Closing, Engine
+from stt2v.engine.backends.base import Backend, Closing, Engine, Value, Values
 from stt2v.engine.backends.residency import Needs
 from stt2v.engine.certificate import Place, opened_backends
-from stt2v.engine.errors import EngineSetError, UsageError
+from stt2v.engine.errors import BackendError, EngineSetError, UsageError
 from stt2v.engine.inventory import mark_used
 from stt2v.engine.manifest import MANIFEST, REBUILD, Manifest
 from stt2v.engine.media.tokenizer import Tokenizer
 from stt2v.engine.memory_plan import engine_needs
 from stt2v.engine.models.model import Model
 from stt2v.engine.parallel.group import SpreadEngines
+from stt2v.engine.spec import EngineSpec
 from stt2v.engine.trust import admit
 
 TOKENIZER = "_tokenizer.json"
+
+
+class LateEngine(Closing):
+    """An engine that is loaded when it first runs; what it takes and gives is known before."""
+
+    def __init__(self, spec: EngineSpec, load: Callable[[], Engine]) -> None:
+        self.spec = spec
+        self._load: Callable[[], Engine] | None = load
+        self._engine: Engine | None = None
+
+    def run(self, inputs: Values) -> dict[str, Value]:
+        if self._load is None:
+            raise BackendError(f"engine {self.spec.name!r} is closed; ask its set for it again")
+        if self._engine is None:
+            self._engine = self._load()
+        return self._engine.run(inputs)
+
+    def close(self) -> None:
+        self._load = None
+        if self._engine is not None:
+            self._engine.close()
 
 
 class EngineSet(Mapping[str, Engine], Closing):
@@ -35,7 +57,7 @@ class EngineSet(Mapping[str, Engine], Closing):
         }
         self._backends = backends
         self._entries = {entry.spec.name: entry for entry in manifest.engines}
-        self._loaded: dict[str, Engine] = {}
+        self._asked: dict[str, Engine] = {}
 
     @classmethod
     def open(cls, directory: Path, backend: str | None = None, trust: bool = False, vram: int | None = None) -> Self:
@@ -60,11 +82,11 @@ class EngineSet(Mapping[str, Engine], Closing):
         return opened
 
     def __getitem__(self, name: str) -> Engine:
-        if name not in self._loaded:
+        if name not in self._asked:
             entry = self._entries[name]
-            backend = self._backends[entry.backend, entry.target]
-            self._loaded[name] = backend.load(self.directory / entry.file, entry.spec)
-        return self._loaded[name]
+            load = self._backends[entry.backend, entry.target].load
+            self._asked[name] = LateEngine(entry.spec, partial(load, self.directory / entry.file, entry.spec))
+        return self._asked[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -76,7 +98,7 @@ class EngineSet(Mapping[str, Engine], Closing):
         return len(self._entries)
 
     def expect(self, names: Iterable[str]) -> None:
-        """Engines are going to be first used in this order."""
+        """Engines are going to be first used in this order; those of a card and their weights come meanwhile."""
         for place, backend in self._backends.items():
             entries = [self._entries[name] for name in names if name in self._entries]
             backend.expect([(self.directory / e.file, e.spec) for e in entries if (e.backend, e.target) == place])
@@ -97,13 +119,14 @@ class EngineSet(Mapping[str, Engine], Closing):
         return any(shrunk)
 
     def unload(self, names: Iterable[str]) -> None:
-        """Give back the memory of those engines; each is loaded again when it is asked for."""
+        """Give back the memory of those engines; each is loaded again when it is asked for and run."""
         for name in names:
-            if engine := self._loaded.pop(name, None):
+            if engine := self._asked.pop(name, None):
                 engine.close()
 
     def close(self) -> None:
-        self.unload(list(self._loaded))
+        self.expect(())  # what was loaded and never asked for goes, too
+        self.unload(list(self._asked))
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,11 @@ class MemoryPlanner:
         order = self._order(settings, plan, halved)
         peaks = self._peaks(order, budget, self.first_uses(settings, plan, halved))
         order = self._order(settings, plan, halved) if self.gpus > 1 else {}
-        others = self._peaks({stage: shared(calls) for stage, calls in order.items()}, budget)
+        expected = self.first_uses(settings, plan, halved, others=True)
+        others = self._peaks({stage: shared(calls) for stage, calls in order.items()}, budget, expected)
         return MemoryPlan(peaks, others, halved)
 
-    def _peaks(self, order: Mapping[str, Order], budget: int | None, expected: Iterable[str] = ()) -> Peaks:
+    def _peaks(self, order: Mapping[str, Order], budget: int | None, expected: Iterable[str]) -> Peaks:
         """The most bytes in each stage on a card whose engines are called in this order."""
         residency, peaks = Residency(budget), dict[str, int]()
         residency.expect((name, self.needs[name]) for name in expected)
@@ -79,9 +80,10 @@ class MemoryPlanner:
             peaks[stage] = residency.peak
         return peaks
 
-    def first_uses(self, settings: Settings, plan: RunPlan, halved: Collection[str]) -> list[str]:
-        """The engines whose weights come and go, in the order of their first use."""
-        calls = itertools.chain.from_iterable(self._order(settings, plan, halved).values())
+    def first_uses(self, settings: Settings, plan: RunPlan, halved: Collection[str], others: bool = False) -> list[str]:
+        """The engines whose weights come and go, in the order of their first use here, or by `others`."""
+        order = itertools.chain.from_iterable(self._order(settings, plan, halved).values())
+        calls = shared(order) if others else order
         return [name for name in dict.fromkeys(call.engine for call in calls) if name in self.needs]
 
     def too_large(self, budget: int | None) -> frozenset[str]:

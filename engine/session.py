@@ -187,6 +187,7 @@ class Session(Closing):
             )
             self._use_halves(halved)
         self.engines.expect(planner.first_uses(settings, plan, halved))
+        self._group.expect(planner.first_uses(settings, plan, halved, others=True))
         return self._usable
 
     def step_down(self) -> str | None:

@@ -68,7 +68,10 @@ class Backend(Protocol):
         ...
 
     def expect(self, order: Iterable[tuple[Path, EngineSpec]]) -> None:
-        """Engines are going to be used in this order, so what one needs can be brought while others run."""
+        """Engines are going to be first used in this order, so these and what they need can come while others run.
+
+        What was loaded of others ahead of its use is given up; none are expected when a set is closed.
+        """
         ...
 
     @property

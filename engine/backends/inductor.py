@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
 from stt2v.engine.backends.host import check_inputs
+from stt2v.engine.backends.inductor_ahead import ALONE, LoadsAhead
 from stt2v.engine.backends.inductor_card import LATER, SLACK, CudaCard, inside
 from stt2v.engine.backends.inductor_recording import Plainly, Recorder, Runner
 from stt2v.engine.backends.inductor_weights import CardWeights, MappedWeights, Table, Weights
@@ -80,11 +81,13 @@ class InductorEngine(Closing):
             outputs = runner.run(name, self._needs, self._function, own, tensors)
             weights.ahead(name, needs)
         self._ran = True
+        self._backend.loads.begin()
         return {tensor.name: TorchValue(output) for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
 
     def close(self) -> None:
         if self._function is not None:
             self._function = None
+            self._backend.open.discard(self.spec.name)
             self._backend.runner.forget(self.spec.name)
             self._backend.weights.release(self._table)
             self._folder.cleanup()
@@ -121,6 +124,8 @@ class InductorBackend:
         self.weights = weights
         self.meter = meter
         self.runner = runner or Plainly()
+        self.loads = LoadsAhead(self._loaded)
+        self.open = set[str]()
 
     @property
     def hardware(self) -> str:
@@ -129,18 +134,26 @@ class InductorBackend:
         return "cpu" if self.device == "cpu" else torch.cuda.get_device_name()
 
     def load(self, path: Path, spec: EngineSpec) -> InductorEngine:
-        folder = TemporaryDirectory(prefix="stt2v-")
-        try:
-            with translated(str(path)):
-                return self._load(path, spec, folder)
-        except BaseException:
-            folder.cleanup()
-            raise
+        engine = self.loads.take(spec.name) or self._loaded(path, spec)
+        self.open.add(spec.name)
+        return engine
 
     def expect(self, order: Iterable[tuple[Path, EngineSpec]]) -> None:
+        order = [*order]
         with translated("the weights"):
             tables = [(spec, Table.read(path)) for path, spec in order]
         self.weights.expect([(spec.name, table, table.needs(spec)) for spec, table in tables])
+        if self.budget is not None:  # on a card: a processor is busy with the engine that runs
+            self.loads.expect(place for place in order if place[1].name not in self.open)
+
+    def _loaded(self, path: Path, spec: EngineSpec) -> InductorEngine:
+        folder = TemporaryDirectory(prefix="stt2v-")
+        try:
+            with translated(str(path)):
+                return self._unpacked(path, spec, folder)
+        except BaseException:
+            folder.cleanup()
+            raise
 
     def limit(self, nbytes: int) -> None:
         import torch
@@ -161,7 +174,7 @@ class InductorBackend:
     def budget(self) -> int | None:
         return self.weights.residency.budget if isinstance(self.weights, CardWeights) else None
 
-    def _load(self, path: Path, spec: EngineSpec, folder: Any) -> InductorEngine:
+    def _unpacked(self, path: Path, spec: EngineSpec, folder: Any) -> InductorEngine:
         table = Table.read(path)
         with zipfile.ZipFile(path) as file:
             file.extractall(folder.name)
@@ -203,18 +216,19 @@ def register_kernels() -> None:
 
 @contextmanager
 def caches_in(folder: str) -> Iterator[None]:
-    """Inductor and Triton look for what is compiled in `folder` only."""
+    """Inductor and Triton look for what is compiled in `folder` only, and do so for one thread at a time."""
     places = {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": str(Path(folder) / "triton")}
-    before = {name: os.environ.get(name) for name in places}
-    os.environ.update(places)  # these two alone: other threads may read the rest meanwhile
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with ALONE:
+        before = {name: os.environ.get(name) for name in places}
+        os.environ.update(places)  # these two alone: other threads may read the rest meanwhile
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def steady_convolutions() -> Any:

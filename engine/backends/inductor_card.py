@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+from stt2v.engine.backends.inductor_ahead import ALONE
 from stt2v.engine.errors import UsageError
 from stt2v.engine.size import in_words
 
@@ -120,10 +121,10 @@ class CudaCard:
         return torch.cuda.graph_pool_handle()
 
     def record(self, function: Callable[[], Sequence[Any]], pool: Any) -> tuple[Callable[[], None], Sequence[Any]]:
-        """See `Card`. Other threads go on copying meanwhile."""
+        """See `Card`. Other threads go on copying meanwhile, but load no kernels."""
         import torch
 
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
+        with ALONE, torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
             outputs = function()
         return graph.replay, outputs

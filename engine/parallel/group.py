@@ -43,6 +43,10 @@ class Group(Protocol):
         """
         ...
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Engines that the other processes are going to first use in this order."""
+        ...
+
     def close(self) -> None:
         """End the other processes."""
         ...
@@ -56,6 +60,9 @@ class Alone:
     def run_all(self, calls: Iterable[Call]) -> Iterator[Outputs]:
         """See `Group`."""
         return (call.run() for call in calls)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """There are no others."""
 
     def close(self) -> None:
         """There are no others."""

@@ -60,6 +60,9 @@ def serve(engines: EngineSet, wire: Wire) -> None:
     kept: dict[str, Values] = {}
     while True:
         head = wire.head(0)
+        if "expect" in head:
+            engines.expect(head["expect"])
+            continue
         values, name = wire.values(0, head), head["engine"]
         if name is None:
             return

@@ -69,6 +69,13 @@ class Processes(Closing):
         while together := list(itertools.islice(rest, self.size)):
             yield from self._round(together)
 
+    def expect(self, names: Iterable[str]) -> None:
+        """See `Group`. What a process cannot load of them it says when it is to run it."""
+        head = {"expect": [*names]}
+        for member in self._members:
+            with self._noticing(member):
+                self._wire.send(member.rank, head, {})
+
     def close(self) -> None:
         if all(self._told_to_end(member) for member in self._members):
             self._wire.close()  # while they close theirs: NCCL may wait for each other's

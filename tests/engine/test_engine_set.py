@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from stt2v.engine.backends.ort import HostEngine, OrtBackend
 from stt2v.engine.engine_set import EngineSet, Without
-from stt2v.engine.errors import EngineSetError, UsageError
+from stt2v.engine.errors import BackendError, EngineSetError, UsageError
 from stt2v.engine.manifest import MANIFEST, Manifest, write_manifest
 from stt2v.engine.models import find_model
 from stt2v.engine.seal import seal
 from stt2v.engine.session import Session
+from stt2v.engine.spec import EngineSpec
 from stt2v.engine.stages.denoise import fused_steps
 from stt2v.engine.store import SHIPPED
 
@@ -51,6 +54,31 @@ def test_set_of_another_backend_is_refused(tmp_path: Path) -> None:
         Session.open("tiny", tmp_path, "onnxruntime")
     with pytest.raises(UsageError, match="'abacus' is not known"):
         Session.open("tiny", tmp_path, "abacus")
+
+
+def test_engines_are_loaded_when_they_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load = OrtBackend.load
+
+    def noted(self: OrtBackend, path: Path, spec: EngineSpec) -> HostEngine:
+        loaded.append(spec.name)
+        return load(self, path, spec)
+
+    monkeypatch.setattr(OrtBackend, "load", noted)
+    with EngineSet.open(SHIPPED / "tiny") as engines:
+        engine = engines["update"]
+        inputs = {each.name: np.ones(each.shape, each.dtype) for each in engine.spec.inputs}
+        assert loaded == []
+        first, second = engine.run(inputs), engine.run(inputs)
+        np.testing.assert_array_equal(np.asarray(first["x_next"]), np.asarray(second["x_next"]))
+        assert loaded == ["update"]
+        never = engines["half"]
+        engines.unload(["update", "half"])
+        for closed in (engine, never):
+            with pytest.raises(BackendError, match="is closed"):
+                closed.run(inputs)
+        engines["update"].run(inputs)
+    assert loaded == ["update", "update"]
 
 
 def test_engines_can_be_unloaded_and_left_out() -> None:

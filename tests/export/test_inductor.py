@@ -1,6 +1,7 @@
 """Inductor engines: compiled when they are built, loaded without compiling, weights in one file."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -146,6 +147,29 @@ def test_weights_that_come_and_go_change_nothing(built: BuiltSet) -> None:
             for name, value in wanted.items():
                 np.testing.assert_array_equal(np.asarray(given[name]), np.asarray(value))
     assert 0 < weights.residency.peak <= budget
+
+
+def test_an_engine_is_loaded_while_another_runs(
+    built: BuiltSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    entries = [(built.directory / entry.file, entry.spec) for entry in read_manifest(built.directory).engines]
+    residency, card = Residency(1 << 30), CountingCard(1 << 30)
+    backend = InductorBackend("cpu", CardWeights(residency, card), HostMeter(), Recorder(residency, card))
+    before = dict(os.environ)
+    backend.expect(entries)
+    with backend.load(*entries[0]) as engine:
+        engine.run({each.name: np.ones(each.shape, each.dtype) for each in engine.spec.inputs})
+        backend.expect(entries)  # the first is open and not loaded again, the second on its way
+        assert backend.loads.take(engine.spec.name) is None
+        second = backend.load(*entries[1])
+        second.run({each.name: np.ones(each.shape, each.dtype) for each in second.spec.inputs})
+        second.close()
+        backend.expect(entries)
+        backend.expect(())  # the second was loaded again, and nobody asked for it
+        assert len([*tmp_path.iterdir()]) == 1
+    assert not [*tmp_path.iterdir()]
+    assert dict(os.environ) == before
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from stt2v.engine.backends.ort import HostEngine
 from stt2v.engine.engine_set import EngineSet, Without
 from stt2v.engine.errors import BackendError, OutOfMemoryError, UsageError
 from stt2v.engine.parallel.group import Call, Outputs, SpreadEngines, run_all
+from stt2v.engine.parallel.member import serve
 from stt2v.engine.parallel.processes import Processes
 from stt2v.engine.session import Session
 from stt2v.engine.spec import EngineSpec
@@ -95,6 +97,17 @@ def test_no_memory_here_or_there_is_told_as_such(spread: SpreadEngines, monkeypa
         with pytest.raises(OutOfMemoryError):
             [*run_all(Call(SpreadEngines(spread.engines, spread.group)[engine.spec.name], {}) for _ in "ab")]
     assert len([*run_all(Call(engine, random_inputs(engine.spec, 0)) for _ in "ab")]) == 2
+
+
+def test_a_process_is_told_which_engines_come(spread: SpreadEngines) -> None:
+    engines, wire = Mock(), Mock()
+    wire.head.side_effect = [{"expect": ["half", "vae_decode_8"]}, {"engine": None}]
+    wire.values.return_value = {}
+    serve(engines, wire)
+    engines.expect.assert_called_once_with(["half", "vae_decode_8"])
+    spread.group.expect(["vae_decode_8"])
+    engine = spread["vae_decode_8"]
+    assert len([*run_all(Call(engine, random_inputs(engine.spec, 0)) for _ in range(2))]) == 2
 
 
 def test_a_process_that_does_not_begin_is_named(
