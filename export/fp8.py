@@ -24,7 +24,7 @@ aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 LINEAR, CONVOLUTION = aten.linear.default, aten.conv2d.default
 KINDS = MappingProxyType({LINEAR: "fp8_linears", CONVOLUTION: "fp8_convolutions"})
-FEWEST = MappingProxyType({LINEAR: 1 << 20, CONVOLUTION: 1 << 18})
+FEWEST = MappingProxyType({LINEAR: 3 << 19, CONVOLUTION: 1 << 18})
 """Weights of a layer; below, quantising its input costs more than it saves, if it is not done by what comes before."""
 FEWEST_AT_GATES = 1 << 18  # of a layer before or behind a gated unit, whose input costs nothing to quantise
 FEWEST_ROWS = 512  # or pixels

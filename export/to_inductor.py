@@ -24,6 +24,7 @@ from stt2v.engine.backends.inductor import ARTIFACT, DEVICES
 from stt2v.engine.backends.inductor_weights import TABLE, WEIGHTS
 from stt2v.engine.errors import ExportError
 from stt2v.engine.manifest import EngineEntry
+from stt2v.export.blends import merge_blends
 from stt2v.export.capture import Program
 from stt2v.export.compilers import Compiled, Finish
 from stt2v.export.flat_maps import flat_maps
@@ -34,6 +35,7 @@ from stt2v.export.reference import drawn_like
 from stt2v.export.sensitivity import is_for_fp8, sensitive_layers
 from stt2v.export.shares import put_shares_into_weights
 from stt2v.export.shifts import put_shifts_into_biases
+from stt2v.export.side_by_side import join_layers
 from stt2v.export.weight_file import WeightFile
 
 KEPT = (".so", ".cubin", ".json", ".ptx")  # files of the compiler's cache that loading looks for
@@ -185,6 +187,7 @@ def lower(
         exported = move_to_device_pass(exported, target)
     program = put_shares_into_weights(flat_maps(flatten(exported)))
     put_shifts_into_biases(program.module)
+    program = join_layers(merge_blends(program))
     counts: dict[str, int] = {}
     kept: tuple[str, ...] = ()
     if is_for_fp8(program):

@@ -32,7 +32,7 @@ from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DEVICES = ("cpu", "cuda")
 ARTIFACT = "artifact"
-KERNELS = ("attention", "convolution", "fp8", "geglu", "group_norm", "moments")
+KERNELS = ("attention", "convolution", "fp8", "geglu", "group_norm", "linear", "moments")
 
 
 class TorchValue(DeviceValue):

@@ -56,8 +56,7 @@ class VideoTransformer(nn.Module):
         share = self.time_mixer(None if images is None else images[:, :, None, None])
         for spatial, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
             tokens = _spatial(spatial, tokens, _by_clip(next(context), tokens))
-            moving = (tokens + position).transpose(1, 2)  # [B, P, F, C]
-            moving = _temporal(temporal, moving, _by_clip(next(context), tokens))
+            moving = _temporal(temporal, tokens, position, _by_clip(next(context), tokens))  # [B, P, F, C]
             tokens = tokens + share * (moving.transpose(1, 2) - tokens)
         out: Tensor = self.proj_out(tokens.flatten(0, 1))
         return x + out.transpose(1, 2).reshape(x.shape)
@@ -82,9 +81,14 @@ def _spatial(block: Any, tokens: Tensor, context: Tensor) -> Tensor:
     return out
 
 
-def _temporal(block: Any, tokens: Tensor, context: Tensor) -> Tensor:
-    """tokens: [B, P, F, C]; context: [B, 1 or F, C], of which the first frame's counts; every pixel by itself."""
-    tokens = tokens + block.ff_in(block.norm_in(tokens))
+def _temporal(block: Any, tokens: Tensor, position: Tensor, context: Tensor) -> Tensor:
+    """tokens: [B, F, P, C]; position: [F, 1, C]; context: [B, 1 or F, C], of which the first frame's counts.
+
+    Every pixel by itself: returns [B, P, F, C]. What concerns a token alone comes before they are turned, so that they
+    are normalised where they are added up.
+    """
+    inner = block.ff_in(block.norm_in(tokens + position))
+    tokens = (inner + position + tokens).transpose(1, 2)
     attended = block.attn1(block.norm1(tokens).flatten(0, 1)).reshape(tokens.shape)
     tokens = tokens + attended + context[:, :1, None]
     out: Tensor = tokens + block.ff(block.norm3(tokens))

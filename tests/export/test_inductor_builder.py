@@ -12,12 +12,15 @@ import sympy
 import torch
 from torch import Tensor, nn
 from torch._inductor.codegen.triton import TritonKernel
+from torch._inductor.graph import GraphLowering
+from torch._inductor.ir import ExternKernel
 from torch._inductor.runtime.hints import ReductionHint
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stt2v.export.capture import program_from_graph
 from stt2v.export.flat_program import flatten
 from stt2v.export.graph import Graph
-from stt2v.export.inductor_builder import Job, Layout, rows_read_once, stand_ins
+from stt2v.export.inductor_builder import Job, Layout, rows_read_once, stand_ins, sums_written_once
 from stt2v.export.kernel_pass import put_kernels
 
 READ = """
@@ -93,3 +96,25 @@ def test_short_rows_are_held_while_they_are_reduced(hint: str, length: int, held
         rows_read_once(),
     ):
         assert TritonKernel.should_use_persistent_reduction(cast(TritonKernel, kernel)) == held
+
+
+def test_turned_sums_are_laid_as_they_are_asked_for() -> None:
+    graph, aten = torch.fx.Graph(), torch.ops.aten
+    x = graph.placeholder("x")
+    turned = [graph.call_function(aten.permute.default, (each, [0, 2, 1, 3])) for each in (_sum_of(x), x)]
+    copies = [graph.call_function(aten.clone.default, (each,)) for each in turned]
+    with FakeTensorMode():
+        half = torch.empty(2, 4, 3, 8, dtype=torch.float16, device="cuda")
+    for node in copies:
+        node.meta["val"] = half
+    with (
+        patch.object(GraphLowering, "run_node", lambda _, node: node.name),
+        patch.object(ExternKernel, "require_contiguous", lambda result: f"laid {result}"),
+        sums_written_once(),
+    ):
+        results = [GraphLowering.run_node(cast(GraphLowering, None), node) for node in copies]
+    assert results == ["laid clone_default", "clone_default_1"]
+
+
+def _sum_of(x: torch.fx.Node) -> torch.fx.Node:
+    return x.graph.call_function(torch.ops.aten.add.Tensor, (x, x))

@@ -15,6 +15,7 @@ from triton import knobs
 
 from stt2v.engine.models import find_model
 from stt2v.export import fp8, sensitivity
+from stt2v.export.blends import merge_blends
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.epilogues import put_epilogues
 from stt2v.export.flat_maps import flat_maps
@@ -29,6 +30,7 @@ from stt2v.export.reference import seeded_inputs
 from stt2v.export.sensitivity import sensitive_layers
 from stt2v.export.shares import put_shares_into_weights
 from stt2v.export.shifts import put_shifts_into_biases
+from stt2v.export.side_by_side import join_layers
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +49,7 @@ def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
     flat = flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision]))))
     program, counts = put_shares_into_weights(flat), dict[str, int]()
     put_shifts_into_biases(program.module)
+    program = join_layers(merge_blends(program))
     if precision == "fp8":
         program, counts = quantise(program, fewest=dict.fromkeys(KINDS, 1))
     counts |= put_kernels(program.module)
@@ -76,10 +79,24 @@ def test_maps_leave_the_program_as_it_is(tiny: Mapping[str, GraphMaker]) -> None
     [
         (
             "half",
-            {"norms": 60, "gates": 18, "narrow_gates": 0, "convolutions": 0, "attentions": 13},
+            {
+                "norms": 60,
+                "gates": 18,
+                "narrow_gates": 0,
+                "endings": 6,
+                "turns": 6,
+                "convolutions": 0,
+                "attentions": 13,
+            },
         ),  # attention over pixels and convolutions are left to fp16
-        ("vae_decode_1", {"norms": 41, "gates": 0, "narrow_gates": 0, "convolutions": 0, "attentions": 0}),
-        ("enhance_8_half", {"norms": 58, "gates": 9, "narrow_gates": 0, "convolutions": 0, "attentions": 0}),
+        (
+            "vae_decode_1",
+            {"norms": 41, "gates": 0, "narrow_gates": 0, "endings": 0, "turns": 0, "convolutions": 0, "attentions": 0},
+        ),
+        (
+            "enhance_8_half",
+            {"norms": 58, "gates": 9, "narrow_gates": 0, "endings": 0, "turns": 0, "convolutions": 0, "attentions": 0},
+        ),
     ],
 )
 def test_kernels_change_nothing(tiny: Mapping[str, GraphMaker], name: str, counts: Mapping[str, int]) -> None:
@@ -149,7 +166,15 @@ def block() -> Graph:
 def test_half_precision_takes_convolutions_over_frames() -> None:
     graph = block()
     actual, found = run(graph, "fp16")
-    assert found == {"norms": 1, "gates": 1, "narrow_gates": 0, "convolutions": 1, "attentions": 0}
+    assert found == {
+        "norms": 1,
+        "gates": 1,
+        "narrow_gates": 0,
+        "endings": 0,
+        "turns": 0,
+        "convolutions": 1,
+        "attentions": 0,
+    }
     assert worst(graph, actual) < 2e-3
 
 
@@ -162,6 +187,8 @@ def test_fp8_takes_convolutions_and_linears() -> None:
         "norms": 1,
         "gates": 1,
         "narrow_gates": 0,
+        "endings": 0,
+        "turns": 0,
         "convolutions": 0,
         "attentions": 0,
     }

@@ -19,7 +19,8 @@ def test_compile_for_hopper() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-P", __file__], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["_moments", "_merge", "_attend", *["_geglu"] * 6, *["_convolve"] * 6]
+    names = ["_moments", "_merge", "_attend", *["_geglu"] * 6, *["_convolve"] * 6, *["_linear"] * 2]
+    assert done.stdout.split() == names
 
 
 def compile_all() -> None:
@@ -35,6 +36,8 @@ def compile_all() -> None:
     check_gates("fp8e4nv", "fp8e4nv", 128, {}, scales)
     check_convolution("fp16", "fp16", 64, none, {})
     check_convolution("fp8e4nv", "bf16", 128, {}, scales)
+    check_linear("fp16", "fp16", {"scale": None}, {})
+    check_linear("fp8e4nv", "bf16", {}, {"scale": "*fp32"})
 
 
 def check_gates(narrow: str, wide: str, depth: int, none: dict[str, None], scales: dict[str, str]) -> None:
@@ -66,6 +69,28 @@ def check_convolution(narrow: str, wide: str, depth: int, none: dict[str, None],
         constants = dict(zip(("FRAMES", "HEIGHT", "WIDTH"), sides, strict=True)) | {"ROWS": rows, "RAGGED": rows == 1}
         constants |= {"TALL": 3, "WIDE": across, "COLUMNS": 128, "DEPTH": depth}
         check(implicit_gemm._convolve, constants | none | epilogue, 8, "wgmma.mma_async", kinds)
+
+
+def check_linear(narrow: str, wide: str, none: dict[str, None], scales: dict[str, str]) -> None:
+    from stt2v.kernels import linear
+
+    tiling = linear.DEFAULT
+    rows, parts = tiling.rows, {"": tiling.columns, "side_": tiling.side}
+    depth, more_depth = tiling.depth * 8 // bits(narrow), tiling.depth * 8 // bits(wide)
+    tiles = {"x": f"{narrow}[{rows}, {depth}]", "more": f"{wide}[{rows}, {more_depth}]"}
+    for part, columns in parts.items():
+        tiles |= {
+            f"{part}weight": f"{narrow}[{columns}, {depth}]",
+            f"more_{part}weight": f"{wide}[{columns}, {more_depth}]",
+        }
+        tiles |= dict.fromkeys((f"{part}residual", f"{part}out"), f"{wide}[1, 1, {rows}, {columns}]")
+    kinds = {name: f"tensordesc<{tile}>" for name, tile in tiles.items()} | scales | {"bias": f"*{wide}"}
+    constants = {"ROWS": rows, "COLUMNS": tiling.columns, "SIDE": tiling.side, "DEPTH": depth, "MORE_DEPTH": more_depth}
+    check(linear._linear, constants | none, tiling.warps, f"m64n{tiling.columns}k", kinds)
+
+
+def bits(kind: str) -> int:
+    return int(re.search(r"\d+", kind)[0])
 
 
 def check(

@@ -15,6 +15,7 @@ from stt2v.kernels import (
     geglu,
     group_norm,
     implicit_gemm,
+    linear,
     moments,
     parts,
 )
@@ -149,6 +150,25 @@ def test_geglu_in_fp8() -> None:
     arguments = x8, weight8, random(144, dtype=torch.float32, seed=2), x_scale, scale.T.contiguous()
     actual = geglu.tiled_geglu(*arguments, False, geglu.Tiling(64, 32, 64, 4, 2))
     assert rel(actual, geglu.geglu_reference, *arguments) < (2e-3 if actual.is_cuda else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [*TYPES, torch.float8_e4m3fn])
+@pytest.mark.parametrize("side", [0, 16])
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_layers_and_a_residual(turned: bool, side: int, dtype: torch.dtype) -> None:
+    """Rows of pixels or of frames, fewer pixels than tiles have; one tile of columns is not full."""
+    wide = torch.float32 if dtype == torch.float8_e4m3fn else dtype
+    x = random(2, 39, 3, 80, dtype=torch.float32).to(dtype).transpose(1, 2)
+    more, residual = (random(2, 3, 39, size, dtype=wide, seed=size) for size in (48, 64))
+    x, more = (x.contiguous(), more.transpose(1, 2).contiguous().transpose(1, 2)) if turned else (x, more)
+    weight = (random(64, 80, dtype=torch.float32, seed=1) / 9).to(dtype)
+    bias, scale = random(64, dtype=wide, seed=2), random(64, dtype=torch.float32, seed=3)
+    arguments = x, weight, bias, residual, scale, more, random(64, 48, dtype=wide, seed=4) / 7
+    actual = linear.tiled_linear(*arguments, linear.Tiling(32, 32, side, 64, 4, 2))
+    allowed = 2e-3 if x.is_cuda and dtype == torch.float8_e4m3fn else TYPES[wide]  # sums of FP8 are narrower there
+    assert rel(actual, linear.linear_reference, *arguments) < allowed
+    alone = linear.tiled_linear(x, weight, bias, residual, None, None, None, linear.Tiling(32, 32, side, 64, 4, 2))
+    assert rel(alone, linear.linear_reference, x, weight, bias, residual) < allowed
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(16, 16), (16, 8)])

@@ -1,0 +1,54 @@
+"""Linear layers that see the same rows, such as those of queries, keys and values, as one: the rows are read once."""
+
+import copy
+import operator
+from collections import defaultdict
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from stt2v.export.flat_program import FlatProgram
+
+aten = torch.ops.aten
+Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
+FEWEST_ROWS = 512  # below, what takes time is reading the weights
+
+
+def join_layers(program: FlatProgram) -> FlatProgram:
+    """`program` with the layers without a bias that see the same rows as one; what it computes stays the same."""
+    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    groups = defaultdict(list)
+    for node in module.graph.find_nodes(op="call_function", target=aten.linear.default):
+        x, weight, *bias = node.args
+        rows = node.meta["val"].shape[:-1].numel()
+        if not any(bias) and weight.name in weights and len(weight.users) == 1 and rows >= FEWEST_ROWS:
+            groups[x].append(node)
+    for layers in groups.values():
+        if len(layers) > 1:
+            _join(layers, weights)
+    module.recompile()
+    return FlatProgram(module, weights)
+
+
+def _join(layers: Sequence[Node], weights: MutableMapping[str, Tensor]) -> None:
+    """Have the first of `layers` compute all, under the name of its weight."""
+    (first, *_), (x, place) = layers, layers[0].args
+    places = [layer.args[1] for layer in layers]
+    sizes = [len(weights[each.name]) for each in places]
+    weights[place.name] = torch.cat([weights[each.name] for each in places])
+    call = first.graph.call_function
+    with first.graph.inserting_before(first):
+        joined = call(aten.linear.default, (x, place))
+        parts = call(aten.split_with_sizes.default, (joined, sizes, -1))
+        views = [call(operator.getitem, (parts, index)) for index in range(len(layers))]
+    joined.meta["val"] = x.meta["val"].new_empty(*x.meta["val"].shape[:-1], sum(sizes))
+    values = joined.meta["val"].split(sizes, -1)
+    for layer, view, value in zip(layers, views, values, strict=True):
+        view.meta["val"] = value
+        layer.replace_all_uses_with(view)
+        first.graph.erase_node(layer)
+    for other in places[1:]:
+        first.graph.erase_node(other)
+        del weights[other.name]

@@ -1,0 +1,67 @@
+"""Sums of the tokens of a clip: with two layers and the map that they are added to as one kernel, and turned."""
+
+from typing import Any
+
+import torch
+from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg, Match
+
+from stt2v.export.flat_program import calls
+from stt2v.export.gates import fp8_arguments
+from stt2v.kernels import linear
+
+aten = torch.ops.aten
+Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
+WIDEST = 320  # columns, up to which memory is what such layers wait for; cuBLAS multiplies faster
+
+
+def _ending() -> CallFunction:
+    """What `export/blends.py` makes of the end of a transformer."""
+    second = CallFunction(aten.linear.default, KeywordArg("more"), KeywordArg("more_weight"))
+    both = CallFunction(aten.add.Tensor, KeywordArg("first"), second)
+    maps = CallFunction(aten.reshape.default, CallFunction(aten.permute.default, both, [0, 2, 3, 1]), Ignored())
+    return CallFunction(aten.add.Tensor, KeywordArg("residual"), maps)
+
+
+ENDING = _ending()
+
+
+def endings(node: Node) -> Node | None:
+    """Two layers of [B, P, F, K], the first in FP8 or not, and maps, [(B F), C, h, w]: `node` is the sum of all."""
+    match = ENDING.match(node)
+    if not isinstance(match, Match):
+        return None
+    residual, first, more, more_weight = (match.kwargs[name] for name in ("residual", "first", "more", "more_weight"))
+    layer, columns = _layer(first), more_weight.meta["val"].shape[0]
+    if layer is None or len(first.users) > 1 or columns > WIDEST or columns % linear.GRANULE:
+        return None
+    call, (clips, pixels, frames, _) = node.graph.call_function, more.meta["val"].shape
+    x, weight, bias, scale = layer
+    rows = call(aten.reshape.default, (x, [clips, pixels, frames, -1]))
+    by_clip = call(aten.reshape.default, (residual, [clips, frames, columns, pixels]))
+    by_frame = [call(aten.permute.default, (each, [0, 2, 1, 3])) for each in (rows, more)]
+    last = call(aten.permute.default, (by_clip, [0, 1, 3, 2]))
+    result = call(linear.OP, (by_frame[0], weight, bias, last, scale, by_frame[1], more_weight))
+    return call(aten.reshape.default, (call(aten.permute.default, (result, [0, 1, 3, 2])), [*node.meta["val"].shape]))
+
+
+def turns(node: Node) -> Node | None:
+    """The sum of a clip's tokens, [B, F, P, C], turned to [B, P, F, C], laid so for all that read it.
+
+    Then norms and what comes after them go through their rows in one order, and are one kernel.
+    """
+    x, *axes = node.args
+    if not calls(x, aten.add.Tensor) or axes != [1, 2] or x.meta["val"].ndim != 4 or len(node.users) == 1:
+        return None
+    call = node.graph.call_function
+    return call(aten.clone.default, (call(node.target, node.args),), {"memory_format": torch.contiguous_format})
+
+
+def _layer(node: Node) -> tuple[Node, Node, Node, Node | None] | None:
+    """Rows, weight, bias and, in FP8, scales of a layer's columns; in FP8 its rows have to be without any."""
+    if calls(node, aten.linear.default) and len(node.args) == 3:
+        return (*node.args, None)
+    arguments = fp8_arguments(node)
+    if arguments is None:
+        return None
+    x, weight, bias, x_scale, scale = arguments
+    return (x, weight, bias, scale.args[0]) if calls(x_scale, aten.new_ones.default) else None

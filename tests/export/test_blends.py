@@ -1,0 +1,45 @@
+"""Merged ends of spatio-temporal transformers compute what they did; others are left alone."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stt2v.export.blends import merge_blends
+from stt2v.export.capture import exported_from_graph
+from stt2v.export.flat_program import flatten
+from stt2v.export.graph import Graph
+from stt2v.export.models.video_transformer import VideoTransformer
+from stt2v.export.random_weights import random_state
+from stt2v.export.reference import seeded_inputs
+
+FRAMES = 3
+
+
+class Network(nn.Module):
+    """x: [B F, 32, h, w] -> the same, by a transformer that blends by frames where `images` are given."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.transformer = VideoTransformer(32, 8, 8, depth)
+        shapes = {key: tuple(value.shape) for key, value in self.transformer.state_dict().items()}
+        self.transformer.load_state_dict(random_state(shapes, 0))
+
+    def forward(self, x: Tensor, context: Tensor, images: Tensor | None = None) -> Tensor:
+        sites = len([*self.transformer.sites()])
+        out: Tensor = self.transformer(x, FRAMES, iter([context] * sites), images)
+        return out
+
+
+@pytest.mark.parametrize(("depth", "by_frames"), [(1, False), (2, False), (1, True)])
+def test_ends_are_merged(depth: int, by_frames: bool) -> None:
+    inputs = {"x": torch.zeros(2 * FRAMES, 32, 4, 5), "context": torch.zeros(2, 32)}
+    if by_frames:
+        inputs["images"] = torch.zeros(2, FRAMES)
+    graph = Graph("network", Network(depth), inputs, ("y",))
+    program = flatten(exported_from_graph(graph))
+    merged = merge_blends(program)
+    arrays = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
+    with torch.no_grad():
+        expected, actual = (each.module(*each.weights.values(), *arrays)[0] for each in (program, merged))
+    assert float((actual - expected).norm() / expected.norm()) < 1e-6
+    assert ("p_transformer_proj_out_bias" in merged.weights) == by_frames
