@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from stt2v.export.flat_program import calls
 from stt2v.export.gates import fp8_arguments, gated_layer
+from stt2v.export.normed_layers import normed_layers
 from stt2v.export.token_sums import endings, turns
 from stt2v.kernels import attention, convolution, fp8, geglu, group_norm, moments
 
@@ -120,6 +121,7 @@ REWRITES: Mapping[Any, Rewrite] = {
     aten.to.dtype: narrow_gates,
     aten.add.Tensor: endings,
     aten.transpose.int: turns,
+    aten.linear.default: normed_layers,
     aten.conv2d.default: convolutions,
     aten.scaled_dot_product_attention.default: attentions,
 }
