@@ -76,16 +76,16 @@ def _merge(node: Node, found: Mapping[str, Node]) -> None:
     with node.graph.inserting_before(node):
         still = _call(aten.permute.default, found["tokens"], [0, 2, 1, 3])
         change = _call(aten.mul.Tensor, found["share"], _call(aten.sub.Tensor, found["before"], still))
-        mixed = _call(aten.clone.default, _call(aten.add.Tensor, still, change), memory_format=torch.contiguous_format)
+        mixed = _call(aten.contiguous.default, _call(aten.add.Tensor, still, change))
         first = _call(aten.linear.default, *(found[name] for name in ("gated", "inner", "inner_bias")))
         both = _call(aten.add.Tensor, first, _call(aten.linear.default, mixed, found["outer"]))
         maps = _call(aten.reshape.default, _call(aten.permute.default, both, [0, 2, 3, 1]), [*node.meta["val"].shape])
         node.replace_all_uses_with(_call(aten.add.Tensor, found["x"], maps))
 
 
-def _call(target: Any, first: Node, *others: Any, **options: Any) -> Node:
+def _call(target: Any, first: Node, *others: Any) -> Node:
     """A new node, where the graph of its `first` argument inserts them."""
     arguments = (first, *others)
-    result = first.graph.call_function(target, arguments, options)
-    result.meta["val"] = target(*map_arg(arguments, lambda source: source.meta["val"]), **options)
+    result = first.graph.call_function(target, arguments)
+    result.meta["val"] = target(*map_arg(arguments, lambda source: source.meta["val"]))
     return result

@@ -53,7 +53,7 @@ def turns(node: Node) -> Node | None:
     if not calls(x, aten.add.Tensor) or axes != [1, 2] or x.meta["val"].ndim != 4 or len(node.users) == 1:
         return None
     call = node.graph.call_function
-    return call(aten.clone.default, (call(node.target, node.args),), {"memory_format": torch.contiguous_format})
+    return call(aten.contiguous.default, (call(node.target, node.args),))
 
 
 def _layer(node: Node) -> tuple[Node, Node, Node, Node | None] | None:
