@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from stt2v.export.flat_program import calls
+from stt2v.export.kernel_pass import without_bias
 from stt2v.kernels import convolution, moments
 
 aten = torch.ops.aten
@@ -42,7 +43,7 @@ def _add(node: Node) -> bool:
     call = node.graph.call_function
     x, weight, bias, scale = (*layer.args, None)[:4]
     with node.graph.inserting_before(node):
-        added, more = _without_bias(added)
+        added, more = without_bias(added)
         bias = bias if more is None else call(aten.add.Tensor, (bias, more))
         for view in reversed(views):
             added = _undone(view, added)
@@ -62,16 +63,6 @@ def _may_add(node: Node, path: Iterable[Node], added: Node) -> bool:
         return False
     ours, theirs = node.meta["val"], added.meta["val"]
     return ours.shape == theirs.shape and ours.dtype == theirs.dtype and node.args[0] is not node.args[1]
-
-
-def _without_bias(maps: Node) -> tuple[Node, Node | None]:
-    """`maps`, and their bias left out of them if PyTorch's convolution gives them, which adds it in a second pass."""
-    if not calls(maps, aten.conv2d.default) or len(maps.users) > 1 or len(maps.args) < 3:
-        return maps, None
-    x, weight, bias, *how = maps.args
-    bare = maps.graph.call_function(aten.conv2d.default, (x, weight, None, *how))
-    bare.meta["val"] = maps.meta["val"]
-    return bare, bias
 
 
 def _undone(view: Node, maps: Node) -> Node:

@@ -17,8 +17,6 @@ aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 Rewrite = Callable[[Node], Node | None]
 """What replaces a node, inserted before it, or None to leave it."""
-MOST_CHANNELS = 640  # of a convolution over space that is ours (`bench/RESULTS.md`)
-FEWEST_VALUES = 132 * 256 * 128  # of its maps: a tile for each multiprocessor of an H100
 
 
 def put_kernels(module: fx.GraphModule) -> dict[str, int]:
@@ -41,15 +39,19 @@ def put_kernels(module: fx.GraphModule) -> dict[str, int]:
 
 
 def norms(node: Node) -> Node | None:
-    """GroupNorm over maps as moments, factors of these, and one multiplication and addition."""
+    """GroupNorm over maps as moments, factors of these, and one multiplication and addition.
+
+    Where PyTorch's convolution gives the maps, its bias is put into the factors, and never goes through memory.
+    """
     x, groups, weight, bias, eps, *_ = node.args
     value = _value(x)
     if value.ndim != 4 or weight is None or bias is None:
         return None
     call = node.graph.call_function
+    x, offset = without_bias(x)
     parts = call(moments.OP, (x,))
     counted = (call(operator.getitem, (parts, i)) for i in (0, 1))
-    factors = call(group_norm.OP, (*counted, weight, bias, groups, eps))
+    factors = call(group_norm.OP, (*counted, weight, bias, groups, eps, *([] if offset is None else [offset])))
     shape = [*value.shape[:2], 1, 1]
     scale, shift = (call(aten.reshape.default, (call(operator.getitem, (factors, i)), shape)) for i in (0, 1))
     wide = call(aten.to.dtype, (x, torch.float32))
@@ -83,20 +85,27 @@ def narrow_gates(node: Node) -> Node | None:
     return call(aten.reshape.default, (call(geglu.OP, unit.args, {"narrow": True}), x.args[1]))
 
 
-def convolutions(node: Node) -> Node | None:
-    """Convolutions over frames by our kernel, because cuDNN's are slow where they see one pixel at a time.
+def without_bias(maps: Node) -> tuple[Node, Node | None]:
+    """`maps`, and their bias left out of them if PyTorch's convolution gives them, which adds it in a second pass."""
+    if not calls(maps, aten.conv2d.default) or len(maps.users) > 1 or len(maps.args) < 3:
+        return maps, None
+    x, weight, bias, *how = maps.args
+    bare = maps.graph.call_function(aten.conv2d.default, (x, weight, None, *how))
+    bare.meta["val"] = maps.meta["val"]
+    return bare, bias
 
-    And those over space where there are enough tiles for a card, and channels few enough: there cuDNN's are no faster,
-    and ours take what reads the maps next along (`export/epilogues.py`).
+
+def convolutions(node: Node) -> Node | None:
+    """Convolutions over frames by our kernel: cuDNN's are slow where they see one pixel at a time.
+
+    Over space cuDNN's are so much faster in half precision that passes over their maps after them cost less.
     """
     if len(node.args) != 5 or _value(node).dtype == torch.float32:
         return None
     x, weight, bias, stride, padding = node.args
     columns, channels, tall, wide = _value(weight).shape
-    odd = columns % convolution.GRANULE or channels % convolution.GRANULE or tall % 2 == 0 or wide % 2 == 0
-    if odd or tall == 1 or bias is None or (stride, padding) != ([1, 1], [tall // 2, wide // 2]):
-        return None
-    if wide > 1 and (max(columns, channels) > MOST_CHANNELS or _value(node).numel() < FEWEST_VALUES):
+    odd = columns % convolution.GRANULE or channels % convolution.GRANULE
+    if bias is None or stride != [1, 1] or (wide, padding) != (1, [tall // 2, 0]) or tall % 2 == 0 or odd:
         return None
     return node.graph.call_function(convolution.OP, (x, weight, bias))
 

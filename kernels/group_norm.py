@@ -28,14 +28,21 @@ def apply_factors(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 @torch.library.custom_op("stt2v::group_factors", mutates_args=())
 def group_factors(
-    moments: Tensor, counts: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    moments: Tensor,
+    counts: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    offset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What GroupNorm multiplies each channel by, and what it then adds.
 
-    moments: [2, N, S, C]; counts: [N, S], float32; weight, bias: [C] -> scale, shift: [N, C], float32.
+    moments: [2, N, S, C]; counts: [N, S], float32; weight, bias, offset: [C] -> scale, shift: [N, C], float32. With an
+    offset they are factors of what moments are of, for the norm of that plus the offset.
     """
     if not runs_triton(moments):
-        return _factors(*_merged(moments, counts, groups), weight, bias, eps)
+        return _factors(moments, counts, weight, bias, groups, eps, offset)
     _, batch, parts, channels = moments.shape
     scale = moments.new_empty(batch, channels)
     shift = torch.empty_like(scale)
@@ -43,14 +50,22 @@ def group_factors(
     wide = triton.next_power_of_2(width)
     chunk = max(1, min(LANES // wide, triton.next_power_of_2(parts)))
     _merge[groups, batch](
-        moments[0], moments[1], counts, weight, bias, scale, shift, channels, parts, width, eps,
+        moments[0], moments[1], counts, weight, bias, offset, scale, shift, channels, parts, width, eps,
         WIDTH=wide, CHUNK=chunk,
     )  # fmt: skip
     return scale, shift
 
 
 @group_factors.register_fake
-def _(moments: Tensor, counts: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+def _(
+    moments: Tensor,
+    counts: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    offset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     scale = moments.new_empty(moments.shape[1], moments.shape[3])
     return scale, torch.empty_like(scale)
 
@@ -58,27 +73,30 @@ def _(moments: Tensor, counts: Tensor, weight: Tensor, bias: Tensor, groups: int
 OP = torch.ops.stt2v.group_factors.default
 
 
-def _merged(moments: Tensor, counts: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """moments: [2, N, S, C]; counts: [N, S] -> mean and variance of each group, [N, groups]."""
-    means, spreads = moments.unflatten(3, (groups, -1))
-    counts = counts[:, :, None, None]
-    size = counts.sum((1, 3)) * means.shape[3]
+def _factors(
+    moments: Tensor,
+    counts: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    offset: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """As `group_factors`."""
+    more = torch.zeros_like(weight, dtype=torch.float32) if offset is None else offset.float()
+    means, spreads = (moments[0] + more).unflatten(2, (groups, -1)), moments[1].unflatten(2, (groups, -1))
+    counts, width = counts[:, :, None, None], means.shape[3]
+    size = counts.sum((1, 3)) * width
     mean = (means * counts).sum((1, 3)) / size
     distances = means - mean[:, None, :, None]
-    return mean, (spreads + counts * distances.square()).sum((1, 3)) / size
-
-
-def _factors(mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """mean, variance: [N, groups]; weight, bias: [C] -> scale, shift: [N, C]."""
-    width = len(weight) // mean.shape[1]
-    inverse = torch.rsqrt(variance + eps).repeat_interleave(width, 1)
-    scale = inverse * weight.float()
-    return scale, bias.float() - mean.repeat_interleave(width, 1) * scale
+    variance = (spreads + counts * distances.square()).sum((1, 3)) / size
+    scale = torch.rsqrt(variance + eps).repeat_interleave(width, 1) * weight.float()
+    return scale, bias.float() + (more - mean.repeat_interleave(width, 1)) * scale
 
 
 @triton.jit
 def _merge(
-    means, spreads, counts, weight, bias, scale_out, shift_out, channels, parts, width, eps,
+    means, spreads, counts, weight, bias, offset, scale_out, shift_out, channels, parts, width, eps,
     WIDTH: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """The factors of one group of one map, from the moments of its channels in all parts."""
@@ -86,20 +104,24 @@ def _merge(
     lane = tl.arange(0, WIDTH)
     channel = group * width + lane
     own = lane < width
+    more = tl.zeros([WIDTH], tl.float32)
+    if offset is not None:
+        more += tl.load(offset + channel, mask=own, other=0.0).to(tl.float32)
     size = 0.0
     total = 0.0
     for start in range(0, parts, CHUNK):
         place, inside, count = _chunk(counts, batch, start, parts, channels, channel, own, CHUNK)
-        total += tl.sum(tl.load(means + place, mask=inside, other=0.0) * count)
+        total += tl.sum((tl.load(means + place, mask=inside, other=0.0) + more[None, :]) * count)
         size += tl.sum(count) * width
     mean = total / size
     spread = 0.0
     for start in range(0, parts, CHUNK):
         place, inside, count = _chunk(counts, batch, start, parts, channels, channel, own, CHUNK)
-        distance = tl.where(inside, tl.load(means + place, mask=inside, other=0.0) - mean, 0.0)
+        found = tl.load(means + place, mask=inside, other=0.0) + more[None, :]
+        distance = tl.where(inside, found - mean, 0.0)
         spread += tl.sum(tl.load(spreads + place, mask=inside, other=0.0) + distance * distance * count)
     scale = tl.load(weight + channel, mask=own, other=0.0).to(tl.float32) / tl.sqrt(spread / size + eps)
-    shift = tl.load(bias + channel, mask=own, other=0.0).to(tl.float32) - mean * scale
+    shift = tl.load(bias + channel, mask=own, other=0.0).to(tl.float32) + (more - mean) * scale
     tl.store(scale_out + batch * channels + channel, scale, mask=own)
     tl.store(shift_out + batch * channels + channel, shift, mask=own)
 

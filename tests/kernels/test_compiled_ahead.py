@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-HALVES = ("x", "weight", "bias", "out", "q", "k", "v")
+HALVES = ("x", "weight", "bias", "offset", "out", "q", "k", "v")
 FLOATS = ("means", "spreads", "counts", "scale_out", "shift_out")
 
 
@@ -19,7 +19,7 @@ def test_compile_for_hopper() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-P", __file__], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    names = ["_moments", "_merge", "_attend", *["_geglu"] * 6, *["_convolve"] * 6, *["_linear"] * 2]
+    names = ["_moments", "_merge", "_merge", "_attend", *["_geglu"] * 6, *["_convolve"] * 6, *["_linear"] * 2]
     assert done.stdout.split() == names
 
 
@@ -28,7 +28,8 @@ def compile_all() -> None:
     from stt2v.kernels import attention, group_norm, moments
 
     check(moments._moments, {"ROWS": 64, "CHANNELS": 64, "TILES": 16}, 4)
-    check(group_norm._merge, {"WIDTH": 16, "CHUNK": 256}, 4)
+    for offset in ({}, {"offset": None}):
+        check(group_norm._merge, {"WIDTH": 16, "CHUNK": 256} | offset, 4)
     check(attention._attend, {"LENGTH": 32, "KEYS": 32, "WIDTH": 64}, 2, "mma.sync")
     none, scales = {"scale": None, "x_scale": None}, {"scale": "*fp32", "x_scale": "*fp32"}
     check_gates("fp16", "fp16", 64, none, {})

@@ -47,6 +47,15 @@ def test_group_norm_far_from_zero(shape: tuple[int, ...], dtype: torch.dtype) ->
     assert actual.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_factors_of_maps_for_the_norm_of_others() -> None:
+    x = random(3, 80, 5, 20, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    weight, bias, offset = (random(80, dtype=torch.float16, seed=seed) * 3 for seed in (1, 2, 3))
+    factors = group_norm.group_factors(*moments.moments(x), weight, bias, 8, 1e-5, offset)
+    shifted = x.double() + offset.double()[:, None, None]
+    expected = lambda *tensors: group_norm.group_norm_reference(*tensors, 8, 1e-5)  # noqa: E731
+    assert rel(group_norm.apply_factors(x.float(), *factors), expected, shifted, weight, bias) < TYPES[torch.float32]
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("queries", "keys", "width"), [(25, 25, 64), (25, 7, 16), (16, 16, 32)])
 def test_short_attention_reads_any_layout(queries: int, keys: int, width: int, dtype: torch.dtype) -> None:
