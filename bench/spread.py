@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from stt2v.engine.backends.base import Engine, Value, Values
-from stt2v.engine.backends.inductor import TorchValue
+from stt2v.engine.backends.inductor_values import TorchValue
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.parallel.group import Call, SpreadEngines, run_all

@@ -17,6 +17,7 @@ TORCH_AT_RUN_TIME = {
     for name in (
         "backends/inductor.py",
         "backends/inductor_card.py",
+        "backends/inductor_values.py",
         "backends/inductor_weights.py",
         "parallel/wire.py",
     )

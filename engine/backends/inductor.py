@@ -16,38 +16,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
-import numpy.typing as npt
-
-from stt2v.engine.backends.base import Closing, DeviceValue, Value, Values
+from stt2v.engine.backends.base import Closing, Value, Values
 from stt2v.engine.backends.host import check_inputs
 from stt2v.engine.backends.inductor_ahead import ALONE, LoadsAhead
 from stt2v.engine.backends.inductor_card import LATER, SLACK, CudaCard, inside
 from stt2v.engine.backends.inductor_recording import Plainly, Recorder, Runner
+from stt2v.engine.backends.inductor_values import TorchValue, begun_on, on_device
 from stt2v.engine.backends.inductor_weights import CardWeights, MappedWeights, Table, Weights
 from stt2v.engine.backends.memory import Cost, HostMeter, Meter
 from stt2v.engine.backends.residency import Residency
 from stt2v.engine.errors import BackendError, DeviceLostError, OutOfMemoryError, UsageError
-from stt2v.engine.spec import EngineSpec, TensorSpec
+from stt2v.engine.spec import EngineSpec
 
 DEVICES = ("cpu", "cuda")
 ARTIFACT = "artifact"
 KERNELS = ("attention", "convolution", "fp8", "geglu", "group_norm", "linear", "moments")
-
-
-class TorchValue(DeviceValue):
-    """A tensor of PyTorch."""
-
-    def __init__(self, tensor: Any) -> None:
-        self.tensor = tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = np.asarray(self.tensor.cpu().numpy(), dtype)
-        return array
 
 
 class InductorEngine(Closing):
@@ -77,12 +60,16 @@ class InductorEngine(Closing):
             name, runner, weights = self.spec.name, self._backend.runner, self._backend.weights
             needs = runner.needs(name, self._needs)
             own = weights.of(name, self._table, needs)
-            tensors = [self._on_device(inputs[tensor.name], tensor) for tensor in self.spec.inputs]
+            device = self._backend.device
+            tensors = [on_device(inputs[tensor.name], tensor.dtype, device) for tensor in self.spec.inputs]
             outputs = runner.run(name, self._needs, self._function, own, tensors)
+            made = begun_on(device)
             weights.ahead(name, needs)
         self._ran = True
         self._backend.loads.begin()
-        return {tensor.name: TorchValue(output) for tensor, output in zip(self.spec.outputs, outputs, strict=True)}
+        return {
+            tensor.name: TorchValue(output, made) for tensor, output in zip(self.spec.outputs, outputs, strict=True)
+        }
 
     def close(self) -> None:
         if self._function is not None:
@@ -91,12 +78,6 @@ class InductorEngine(Closing):
             self._backend.runner.forget(self.spec.name)
             self._backend.weights.release(self._table)
             self._folder.cleanup()
-
-    def _on_device(self, value: Value, tensor: TensorSpec) -> Any:
-        import torch
-
-        given = value.tensor if isinstance(value, TorchValue) else torch.tensor(np.asarray(value, tensor.dtype))
-        return given.to(self._backend.device).contiguous()  # whoever made it lays it out as they like
 
 
 class AllocatorMeter:

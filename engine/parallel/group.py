@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from stt2v.engine.backends.base import Engine, Value, Values
 from stt2v.engine.errors import UsageError
 
@@ -37,7 +39,7 @@ class Group(Protocol):
     def size(self) -> int: ...
 
     def run_all(self, calls: Iterable[Call]) -> Iterator[Outputs]:
-        """The results of independent calls in their order; at most `size` of them are in memory.
+        """The results of independent calls in their order; at most `size` of them, and another, are in memory.
 
         Raises what the engines raise, wherever they are, and StoppedError when a process has ended.
         """
@@ -58,14 +60,26 @@ class Alone:
     size = 1
 
     def run_all(self, calls: Iterable[Call]) -> Iterator[Outputs]:
-        """See `Group`."""
-        return (call.run() for call in calls)
+        """See `Group`. While a card is at work on a call, the caller takes the result of the one before."""
+        begun: deque[Outputs] = deque()
+        for call in calls:
+            begun.append(call.run())
+            kept = _under_way(begun[-1])
+            while len(begun) > kept:
+                yield begun.popleft()
+        while begun:
+            yield begun.popleft()
 
     def expect(self, names: Iterable[str]) -> None:
         """There are no others."""
 
     def close(self) -> None:
         """There are no others."""
+
+
+def _under_way(outputs: Outputs) -> int:
+    """1 where a device may still be at work on what was returned, 0 for arrays of the host."""
+    return int(not all(isinstance(value, np.ndarray) for value in outputs.values()))
 
 
 class SpreadEngine:

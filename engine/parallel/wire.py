@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stt2v.engine.backends.base import Closing, Value, Values
-from stt2v.engine.backends.inductor import TorchValue
+from stt2v.engine.backends.inductor_values import TorchValue
 from stt2v.engine.errors import BackendError, UsageError
 
 HOST = "127.0.0.1"

@@ -16,8 +16,9 @@ import torch
 import toys
 from counting_card import CountingCard
 
-from stt2v.engine.backends.inductor import InductorBackend, TorchValue, open_on
+from stt2v.engine.backends.inductor import InductorBackend, open_on
 from stt2v.engine.backends.inductor_recording import Recorder
+from stt2v.engine.backends.inductor_values import TorchValue
 from stt2v.engine.backends.inductor_weights import TABLE, CardWeights, Table
 from stt2v.engine.backends.memory import HostMeter
 from stt2v.engine.backends.residency import Residency

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from stt2v.engine.backends.base import Values
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.backends.host import HostArrays
 from stt2v.engine.models.mini import MINI
@@ -37,6 +38,8 @@ class Counting:
             self.calls += 1
             yield call.run()
 
+    def expect(self, names: Iterable[str]) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -54,6 +57,42 @@ def test_calls_are_made_one_at_a_time_where_nobody_else_is() -> None:
     assert taken == [0]
     assert [float(made["x"][0]) for made in results] == [2, 4]
     assert not [*run_all([])]
+
+
+class OnDevice:
+    """A value that is still being computed when it is given out."""
+
+    def __init__(self, array: np.ndarray, taken: list[str]) -> None:
+        self.array, self.taken = array, taken
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        self.taken.append(f"takes {self.array[0]:.0f}")
+        return self.array
+
+
+class Beginning(FakeEngine):
+    """An engine that gives its outputs out before they are computed."""
+
+    def __init__(self, happened: list[str]) -> None:
+        super().__init__(EngineSpec("late", ONE, ONE), doubled)
+        self.happened = happened
+
+    def run(self, inputs: Values) -> Outputs:
+        outputs = super().run(inputs)
+        self.happened.append(f"begins {outputs['x'][0]:.0f}")
+        return {"x": OnDevice(outputs["x"], self.happened)}
+
+
+def test_a_device_computes_the_next_while_a_result_is_taken() -> None:
+    happened: list[str] = []
+    engine = Beginning(happened)
+    for made in run_all(Call(engine, {"x": np.full(1, number, np.float32)}) for number in range(3)):
+        np.asarray(made["x"])
+    assert happened == ["begins 0", "begins 2", "takes 0", "begins 4", "takes 2", "takes 4"]
 
 
 def test_the_group_of_an_engine_does_its_calls() -> None:
