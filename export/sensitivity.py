@@ -13,7 +13,7 @@ from stt2v.export.flat_program import FlatProgram
 from stt2v.export.fp8 import FEWEST, layers, quantise
 
 TRIALS = 24  # groups of neighbouring layers that are tried by themselves
-LIMIT = 0.9 * LIMITS["fp8"]  # beside a program in bfloat16, which is off itself
+LIMIT = 0.95 * LIMITS["fp8"]  # beside a program in bfloat16, which is off itself
 
 
 def is_for_fp8(program: FlatProgram) -> bool:
@@ -47,11 +47,8 @@ def sensitive_layers(
     groups = [*_batched(names, -(-len(names) // TRIALS))]
     alone = {group: rel([other for other in names if other not in group]) for group in groups}
     worst = sorted(groups, key=lambda group: -(alone[group] ** 2) / sum(work[name] for name in group))
-
-    def kept(count: int) -> tuple[str, ...]:
-        return tuple(chain.from_iterable(worst[:count]))
-
-    return kept(bisect.bisect_left(range(len(worst)), True, key=lambda count: rel(kept(count)) <= limit))
+    order = [*chain.from_iterable(worst)]
+    return tuple(order[: bisect.bisect_left(range(len(order)), True, key=lambda count: rel(order[:count]) <= limit)])
 
 
 def _batched(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
