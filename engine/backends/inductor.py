@@ -65,8 +65,9 @@ class InductorEngine(Closing):
             outputs = runner.run(name, self._needs, self._function, own, tensors)
             made = begun_on(device)
             weights.ahead(name, needs)
+        if self._ran:  # neither the first run, where kernels are loaded, nor the second, which is recorded, has to wait
+            self._backend.loads.begin()
         self._ran = True
-        self._backend.loads.begin()
         return {
             tensor.name: TorchValue(output, made) for tensor, output in zip(self.spec.outputs, outputs, strict=True)
         }

@@ -18,9 +18,9 @@ Loaded = TypeVar("Loaded", bound=Engine)
 
 
 class LoadsAhead(Generic[Loaded]):
-    """Engines that are expected, one after the other: a load begins when an engine has been told to run.
+    """Engines that are expected, one after the other: a load begins when an engine has been told to run again.
 
-    So at most one is being loaded while another runs for the first time, which has to wait for that.
+    So at most one is being loaded when another is to run for the first time, which has to wait for that.
     """
 
     def __init__(self, load: Callable[[Path, EngineSpec], Loaded]) -> None:

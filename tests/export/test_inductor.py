@@ -160,7 +160,10 @@ def test_an_engine_is_loaded_while_another_runs(
     before = dict(os.environ)
     backend.expect(entries)
     with backend.load(*entries[0]) as engine:
-        engine.run({each.name: np.ones(each.shape, each.dtype) for each in engine.spec.inputs})
+        inputs = {each.name: np.ones(each.shape, each.dtype) for each in engine.spec.inputs}
+        engine.run(inputs)
+        assert [path.name for path in tmp_path.iterdir()] == [Path(engine._folder.name).name]
+        engine.run(inputs)
         backend.expect(entries)  # the first is open and not loaded again, the second on its way
         assert backend.loads.take(engine.spec.name) is None
         second = backend.load(*entries[1])
