@@ -3,7 +3,7 @@
 import copy
 import operator
 from collections import defaultdict
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from stt2v.export.flat_program import FlatProgram
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 FEWEST_ROWS = 512  # below, what takes time is reading the weights
+WIDEST = 640  # rows that it pays to read once in float16 (`bench/RESULTS.md`); FP8 also quantises them once
 
 
 def join_layers(program: FlatProgram) -> FlatProgram:
@@ -21,15 +22,21 @@ def join_layers(program: FlatProgram) -> FlatProgram:
     module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
     groups = defaultdict(list)
     for node in module.graph.find_nodes(op="call_function", target=aten.linear.default):
-        x, weight, *bias = node.args
-        rows = node.meta["val"].shape[:-1].numel()
-        if not any(bias) and weight.name in weights and len(weight.users) == 1 and rows >= FEWEST_ROWS:
-            groups[x].append(node)
+        if _may_join(node, weights):
+            groups[node.args[0]].append(node)
     for layers in groups.values():
         if len(layers) > 1:
             _join(layers, weights)
     module.recompile()
     return FlatProgram(module, weights)
+
+
+def _may_join(layer: Node, weights: Mapping[str, Tensor]) -> bool:
+    _, place, *bias = layer.args
+    if any(bias) or place.name not in weights or len(place.users) > 1:
+        return False
+    weight, rows = weights[place.name], layer.meta["val"].shape[:-1].numel()
+    return rows >= FEWEST_ROWS and (weight.dtype != torch.float16 or weight.shape[1] <= WIDEST)
 
 
 def _join(layers: Sequence[Node], weights: MutableMapping[str, Tensor]) -> None:

@@ -24,6 +24,7 @@ from stt2v.engine.backends.inductor import ARTIFACT, DEVICES
 from stt2v.engine.backends.inductor_weights import TABLE, WEIGHTS
 from stt2v.engine.errors import ExportError
 from stt2v.engine.manifest import EngineEntry
+from stt2v.export.biases import leave_biases_to_sums
 from stt2v.export.blends import merge_blends
 from stt2v.export.capture import Program
 from stt2v.export.compilers import Compiled, Finish
@@ -202,6 +203,7 @@ def lower(
 
         torch.cuda.empty_cache()  # of what was tried
         counts |= put_kernels(program.module) | put_epilogues(program.module)
+        leave_biases_to_sums(program.module)
     return program, counts, kept
 
 

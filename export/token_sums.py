@@ -11,7 +11,7 @@ from stt2v.kernels import linear
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
-WIDEST = 320  # columns, up to which memory is what such layers wait for; cuBLAS multiplies faster
+WIDEST = 640  # columns, up to which memory is what such layers wait for (`bench/RESULTS.md`)
 
 
 def _ending() -> CallFunction:

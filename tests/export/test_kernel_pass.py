@@ -15,6 +15,7 @@ from triton import knobs
 
 from stt2v.engine.models import find_model
 from stt2v.export import fp8, sensitivity
+from stt2v.export.biases import leave_biases_to_sums
 from stt2v.export.blends import merge_blends
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.epilogues import put_epilogues
@@ -54,6 +55,7 @@ def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
         program, counts = quantise(program, fewest=dict.fromkeys(KINDS, 1))
     counts |= put_kernels(program.module)
     put_epilogues(program.module)
+    leave_biases_to_sums(program.module)
     inputs = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
     with torch.no_grad():
         return list(program.module(*program.weights.values(), *inputs)), counts
@@ -144,6 +146,26 @@ class Residual(Shifted):
 
 def test_maps_that_are_laid_out_anew_are_no_shift() -> None:
     graph = Graph("residual", Residual(), {"x": torch.zeros(3, 8, 5, 6), "time": torch.zeros(1, 4)}, ("y",))
+    assert worst(graph, run(graph, "fp32")[0]) < 1e-6
+
+
+class Added(nn.Module):
+    """x: [B, N, 8] -> the same, by two layers, of which something is added to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.silu(self.second(x + self.first(x).reshape(x.shape)))
+
+
+def test_biases_are_added_with_what_is_added_anyway() -> None:
+    graph = Graph("added", Added(), {"x": torch.zeros(2, 3, 8)}, ("y",))
+    program = flatten(exported_from_graph(graph))
+    leave_biases_to_sums(program.module)
+    layers = program.module.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    assert [len(layer.args) for layer in layers] == [2, 3]
     assert worst(graph, run(graph, "fp32")[0]) < 1e-6
 
 
