@@ -14,6 +14,9 @@ from torch.nn import functional
 from stt2v.kernels.device import runs_triton
 
 LANES = 4096  # means that a block holds at once
+MANY, RUN, CHANNELS = 256, 32, 64
+"""From so many parts on as many as `RUN` that follow each other are first merged, by blocks of so many channels: groups
+are too few to read them all, a few channels of each at a time."""
 
 
 def group_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -43,6 +46,8 @@ def group_factors(
     """
     if not runs_triton(moments):
         return _factors(moments, counts, weight, bias, groups, eps, offset)
+    if counts.shape[1] >= MANY:
+        moments, counts = _condensed(moments, counts)
     _, batch, parts, channels = moments.shape
     scale = moments.new_empty(batch, channels)
     shift = torch.empty_like(scale)
@@ -92,6 +97,38 @@ def _factors(
     variance = (spreads + counts * distances.square()).sum((1, 3)) / size
     scale = torch.rsqrt(variance + eps).repeat_interleave(width, 1) * weight.float()
     return scale, bias.float() + (more - mean.repeat_interleave(width, 1)) * scale
+
+
+def _condensed(moments: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """moments: [2, N, S, C]; counts: [N, S] -> those of runs of parts, on a GPU."""
+    _, batch, parts, channels = moments.shape
+    runs = triton.cdiv(parts, RUN)
+    merged, sizes = moments.new_empty(2, batch, runs, channels), counts.new_empty(batch, runs)
+    _condense[runs, triton.cdiv(channels, CHANNELS), batch](
+        moments[0], moments[1], counts, merged[0], merged[1], sizes, channels, parts, runs, RUN=RUN, CHANNELS=CHANNELS
+    )
+    return merged, sizes
+
+
+@triton.jit
+def _condense(
+    means, spreads, counts, means_out, spreads_out, counts_out, channels, parts, runs,
+    RUN: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The moments of some channels of one run of parts."""
+    run, batch = tl.program_id(0), tl.program_id(2)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    own = channel < channels
+    place, inside, count = _chunk(counts, batch, run * RUN, parts, channels, channel, own, RUN)
+    size = tl.sum(count)
+    found = tl.load(means + place, mask=inside, other=0.0)
+    mean = tl.sum(found * count, 0) / size
+    distance = tl.where(inside, found - mean[None, :], 0.0)
+    spread = tl.sum(tl.load(spreads + place, mask=inside, other=0.0) + distance * distance * count, 0)
+    row = batch * runs + run
+    tl.store(means_out + row * channels + channel, mean, mask=own)
+    tl.store(spreads_out + row * channels + channel, spread, mask=own)
+    tl.store(counts_out + row, size)
 
 
 @triton.jit

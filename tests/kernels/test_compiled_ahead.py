@@ -19,7 +19,16 @@ def test_compile_for_hopper() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-P", __file__], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    names = ["_moments", "_merge", "_merge", "_attend", *["_geglu"] * 6, *["_convolve"] * 6, *["_linear"] * 2]
+    names = [
+        "_moments",
+        "_condense",
+        "_merge",
+        "_merge",
+        "_attend",
+        *["_geglu"] * 6,
+        *["_convolve"] * 6,
+        *["_linear"] * 2,
+    ]
     assert done.stdout.split() == names
 
 
@@ -28,6 +37,8 @@ def compile_all() -> None:
     from stt2v.kernels import attention, group_norm, moments
 
     check(moments._moments, {"ROWS": 64, "CHANNELS": 64, "TILES": 16}, 4)
+    outputs = dict.fromkeys(("means_out", "spreads_out", "counts_out"), "*fp32")
+    check(group_norm._condense, {"RUN": 32, "CHANNELS": 64}, 4, own=outputs)
     for offset in ({}, {"offset": None}):
         check(group_norm._merge, {"WIDTH": 16, "CHUNK": 256} | offset, 4)
     check(attention._attend, {"LENGTH": 32, "KEYS": 32, "WIDTH": 64}, 2, "mma.sync")

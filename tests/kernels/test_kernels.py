@@ -47,6 +47,18 @@ def test_group_norm_far_from_zero(shape: tuple[int, ...], dtype: torch.dtype) ->
     assert actual.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_group_norm_of_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random(2, 80, 40, 60, dtype=torch.float32).contiguous(memory_format=torch.channels_last) + 30
+    weight, bias = (random(80, dtype=torch.float32, seed=seed) for seed in (1, 2))
+    found = moments.moments(x)
+    for name, value in (("MANY", 3), ("RUN", 2)):
+        monkeypatch.setattr(group_norm, name, value)
+    assert found[1].shape == (2, 3)
+    actual = group_norm.apply_factors(x, *group_norm.group_factors(*found, weight, bias, 8, 1e-5))
+    expected = lambda *tensors: group_norm.group_norm_reference(*tensors, 8, 1e-5)  # noqa: E731
+    assert rel(actual, expected, x, weight, bias) < 1e-5  # 30 times its spread away from zero
+
+
 def test_factors_of_maps_for_the_norm_of_others() -> None:
     x = random(3, 80, 5, 20, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
     weight, bias, offset = (random(80, dtype=torch.float16, seed=seed) * 3 for seed in (1, 2, 3))
