@@ -5,6 +5,7 @@ table of the weights that it is called with, which lie in one file beside all en
 """
 
 import importlib
+import json
 import os
 import traceback
 import warnings
@@ -162,6 +163,7 @@ class InductorBackend:
             file.extractall(folder.name)
         if table.kernels:  # on a CPU there are none, and there is no Triton
             register_kernels()
+            lead_to_kernels(Path(folder.name))
         with caches_in(folder.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's about its own deprecated calls
             from torch._inductor import config
@@ -194,6 +196,13 @@ def register_kernels() -> None:
     """Make our own operators known to PyTorch. Raises ModuleNotFoundError without Triton."""
     for module in KERNELS:
         importlib.import_module(f"stt2v.kernels.{module}")
+
+
+def lead_to_kernels(folder: Path) -> None:
+    """Have Triton find the kernels in `folder`: it noted where each file lay when it compiled them, and would again."""
+    for group in folder.rglob("__grp__*.json"):
+        names = json.loads(group.read_bytes())["child_paths"]
+        group.write_text(json.dumps({"child_paths": {name: str(group.with_name(name)) for name in names}}))
 
 
 @contextmanager
