@@ -161,9 +161,9 @@ class InductorBackend:
         table = Table.read(path)
         with zipfile.ZipFile(path) as file:
             file.extractall(folder.name)
+        lead_to_kernels(Path(folder.name))
         if table.kernels:  # on a CPU there are none, and there is no Triton
             register_kernels()
-            lead_to_kernels(Path(folder.name))
         with caches_in(folder.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's about its own deprecated calls
             from torch._inductor import config
