@@ -1,7 +1,8 @@
 """Linear layers of what a GroupNorm gives, with its factors in their weights: each frame has some of its own.
 
 Then normalised maps are neither written nor read, but the product takes the maps as they are. It pays where a frame has
-more pixels than a layer has columns.
+more pixels than a layer has columns. The product is rounded before the mean is taken from it: where that is as large as
+the standard deviation of its group, the result is 1.6 times as far off as by the norm first, and 3 times at three.
 """
 
 import operator
