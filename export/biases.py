@@ -12,7 +12,8 @@ from stt2v.export.flat_program import calls
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
-BETWEEN = (aten.reshape.default, aten.transpose.int, aten.permute.default, aten.div.Tensor)
+VIEWS = (aten.reshape.default, aten.unflatten.int, aten.transpose.int, aten.permute.default)
+BETWEEN = (*VIEWS, aten.div.Tensor)
 
 
 def leave_biases_to_sums(module: fx.GraphModule) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg, Match
 from torch.fx.node import map_arg
 
-from stt2v.export.flat_program import FlatProgram
+from stt2v.export.flat_program import FlatProgram, trimmed
 from stt2v.export.shares import number
 
 aten = torch.ops.aten
@@ -48,13 +48,7 @@ def merge_blends(program: FlatProgram) -> FlatProgram:
         match = ENDING.match(node)
         if isinstance(match, Match) and _merge_weights(weights, match.kwargs):
             _merge(node, match.kwargs)
-    module.graph.eliminate_dead_code()
-    for place in module.graph.find_nodes(op="placeholder"):
-        if place.name in weights and not place.users:
-            module.graph.erase_node(place)
-            del weights[place.name]
-    module.recompile()
-    return FlatProgram(module, weights)
+    return trimmed(module, weights)
 
 
 def _merge_weights(weights: MutableMapping[str, Tensor], found: Mapping[str, Node]) -> bool:

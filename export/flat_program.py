@@ -57,6 +57,17 @@ def _divides_by_one(node: fx.Node) -> bool:
     return bool(divided.meta["val"].dtype == node.meta["val"].dtype)
 
 
+def trimmed(module: fx.GraphModule, weights: Mapping[str, Tensor]) -> FlatProgram:
+    """The program of a changed module and its weights, without what nothing uses."""
+    module.graph.eliminate_dead_code()
+    places = [place for place in module.graph.find_nodes(op="placeholder") if place.name in weights]
+    for place in places:
+        if not place.users:
+            module.graph.erase_node(place)
+    module.recompile()
+    return FlatProgram(module, {place.name: weights[place.name] for place in places if place.users})
+
+
 def _channels_last(maps: fx.Node, rank: int) -> fx.Node:
     """`maps`, [..., C, H, W], with the channels innermost in memory."""
     call, leading = maps.graph.call_function, range(rank - 3)

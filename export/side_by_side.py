@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import FlatProgram
+from stt2v.export.flat_program import FlatProgram, trimmed
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -27,8 +27,7 @@ def join_layers(program: FlatProgram) -> FlatProgram:
     for layers in groups.values():
         if len(layers) > 1:
             _join(layers, weights)
-    module.recompile()
-    return FlatProgram(module, weights)
+    return trimmed(module, weights)
 
 
 def _may_join(layer: Node, weights: Mapping[str, Tensor]) -> bool:
@@ -56,6 +55,3 @@ def _join(layers: Sequence[Node], weights: MutableMapping[str, Tensor]) -> None:
         view.meta["val"] = value
         layer.replace_all_uses_with(view)
         first.graph.erase_node(layer)
-    for other in places[1:]:
-        first.graph.erase_node(other)
-        del weights[other.name]

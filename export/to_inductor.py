@@ -27,6 +27,7 @@ from stt2v.engine.manifest import EngineEntry
 from stt2v.export.biases import leave_biases_to_sums
 from stt2v.export.blends import merge_blends
 from stt2v.export.capture import Program
+from stt2v.export.chains import compose_layers
 from stt2v.export.compilers import Compiled, Finish
 from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import FlatProgram, flatten
@@ -188,7 +189,7 @@ def lower(
         exported = move_to_device_pass(exported, target)
     program = put_shares_into_weights(flat_maps(flatten(exported)))
     put_shifts_into_biases(program.module)
-    program = join_layers(merge_blends(program))
+    program = join_layers(compose_layers(merge_blends(program)))
     counts: dict[str, int] = {}
     kept: tuple[str, ...] = ()
     if is_for_fp8(program):

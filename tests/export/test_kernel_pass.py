@@ -18,6 +18,7 @@ from stt2v.export import fp8, sensitivity
 from stt2v.export.biases import leave_biases_to_sums
 from stt2v.export.blends import merge_blends
 from stt2v.export.capture import exported_from_graph
+from stt2v.export.chains import compose_layers
 from stt2v.export.epilogues import put_epilogues
 from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import flatten
@@ -50,7 +51,7 @@ def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
     flat = flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision]))))
     program, counts = put_shares_into_weights(flat), dict[str, int]()
     put_shifts_into_biases(program.module)
-    program = join_layers(merge_blends(program))
+    program = join_layers(compose_layers(merge_blends(program)))
     if precision == "fp8":
         program, counts = quantise(program, fewest=dict.fromkeys(KINDS, 1))
     counts |= put_kernels(program.module)
