@@ -36,7 +36,7 @@ def _add(node: Node) -> bool:
     """Have a convolution add what `node` adds to its maps. Returns whether it can."""
     for maps, added in (node.args, node.args[::-1]):
         layer, views = _origin(maps)
-        if calls(layer, convolution.OP) and len(layer.args) < 5 and _may_add(node, (layer, *views), added):
+        if calls(layer, convolution.OP) and len(layer.args) < 5 and _may_add(node, maps, (layer, *views), added):
             break
     else:
         return False
@@ -57,12 +57,12 @@ def _add(node: Node) -> bool:
     return True
 
 
-def _may_add(node: Node, path: Iterable[Node], added: Node) -> bool:
-    """Whether `added` is maps as `node` gives, and those on the path to it are not used otherwise."""
+def _may_add(node: Node, maps: Node, path: Iterable[Node], added: Node) -> bool:
+    """Whether `maps` and `added` are two such as `node` gives, and those on the path to it are not used otherwise."""
     if node.kwargs or not isinstance(added, fx.Node) or any(len(each.users) > 1 for each in path):
         return False
-    ours, theirs = node.meta["val"], added.meta["val"]
-    return ours.shape == theirs.shape and ours.dtype == theirs.dtype and node.args[0] is not node.args[1]
+    kinds = {(each.meta["val"].shape, each.meta["val"].dtype) for each in (node, maps, added)}
+    return len(kinds) == 1 and maps is not added
 
 
 def _undone(view: Node, maps: Node) -> Node:

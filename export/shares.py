@@ -18,7 +18,7 @@ def put_shares_into_weights(program: FlatProgram) -> FlatProgram:
     module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
     for node in list(module.graph.find_nodes(op="call_function", target=aten.mul.Tensor)):
         for layer, factor in (node.args, node.args[::-1]):
-            share = number(factor, weights) if _has_own_weights(layer, weights) else None
+            share = number(factor, weights) if _has_own_weights(layer, weights) and _is_like(node, layer) else None
             if share is not None:
                 for place in layer.args[1:3]:
                     weight = weights[place.name]
@@ -39,16 +39,29 @@ def _has_own_weights(layer: Any, weights: Mapping[str, Tensor]) -> bool:
     return all(place.name in weights for place in own) and all(len(each.users) == 1 for each in (layer, *own))
 
 
+def _is_like(product: Node, layer: Node) -> bool:
+    """Whether a product is of the shape and type of what a layer gives, as it is but for a factor of more axes."""
+    ours, theirs = product.meta["val"], layer.meta["val"]
+    return bool(ours.shape == theirs.shape and ours.dtype == theirs.dtype)
+
+
 def number(factor: Node, weights: Mapping[str, Tensor]) -> Tensor | None:
-    """What `factor` is, [1] or [], if weights alone say so."""
-    if not isinstance(factor, fx.Node) or factor.meta["val"].numel() != 1:
+    """What `factor` is, [], if it is one number and weights alone say so."""
+    found = _known(factor, weights)
+    return None if found is None else found.reshape(())
+
+
+def _known(factor: Node, weights: Mapping[str, Tensor]) -> Tensor | None:
+    """What `factor` is, if it is of one element and weights alone say so."""
+    value = factor.meta.get("val") if isinstance(factor, fx.Node) else None
+    if not isinstance(value, Tensor) or value.numel() != 1:
         return None
     if factor.op == "placeholder":
         return weights.get(factor.name)
     operation: Any = factor.target
-    found = {source: number(source, weights) for source in factor.all_input_nodes}
+    found = {source: _known(source, weights) for source in factor.all_input_nodes}
     if None in found.values():
         return None
     arguments, named = fx.map_arg((factor.args, factor.kwargs), found.__getitem__)
-    value: Tensor = operation(*arguments, **named)
-    return value
+    result: Tensor = operation(*arguments, **named)
+    return result

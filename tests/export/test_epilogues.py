@@ -12,7 +12,7 @@ from triton import knobs
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.epilogues import put_epilogues
 from stt2v.export.flat_maps import flat_maps
-from stt2v.export.flat_program import flatten
+from stt2v.export.flat_program import FlatProgram, flatten
 from stt2v.export.fp8 import KINDS, quantise
 from stt2v.export.graph import Graph
 from stt2v.export.kernel_pass import put_kernels
@@ -123,6 +123,7 @@ def test_a_temporal_block_of_modelscope_adds_where_it_ends() -> None:
         (lambda x, y: y + y, 0, 0),
         (lambda x, y: x[:1] + y, 0, 0),
         (lambda x, y: torch.add(x, y, alpha=2), 0, 0),
+        (lambda x, y: (x.float() + y).to(x.dtype), 0, 0),  # a sum of more bits than are written
     ],
 )
 def test_sums_and_moments(then: Callable[[Tensor, Tensor], Tensor], sums: int, moments: int) -> None:
@@ -130,6 +131,19 @@ def test_sums_and_moments(then: Callable[[Tensor, Tensor], Tensor], sums: int, m
     network.norm = nn.GroupNorm(8, then(torch.zeros(6, 32, 8, 12), torch.zeros(6, 32, 8, 12)).shape[1])
     _, counts, off = rewritten(network)
     assert counts == {"sums": sums, "moments": moments}
+    assert off < 2e-3
+
+
+class Once(Residual):
+    """A convolution of the first map, added to all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x[:1])
+
+
+def test_maps_that_are_added_to_more_maps_are_written_first() -> None:
+    _, counts, off = rewritten(Once(torch.add))
+    assert counts == {"sums": 0, "moments": 0}
     assert off < 2e-3
 
 
@@ -171,7 +185,33 @@ def test_shares_are_in_weights_of_their_own(known: bool, again: bool, products: 
     program = put_shares_into_weights(flat)
     assert left(program.module, aten.mul.Tensor) == products
     assert left(flat.module, aten.mul.Tensor) == 1
+    assert _gives(program, graph)
+
+
+def _gives(program: FlatProgram, graph: Graph) -> bool:
+    """Whether `program` gives what `graph` does."""
     with torch.no_grad():
         (actual,) = program.module(*program.weights.values(), *graph.inputs.values())
         expected = graph.module(**graph.inputs)
-    assert float((actual - expected).norm() / expected.norm()) < 1e-6
+    return actual.shape == expected.shape and float((actual - expected).norm() / expected.norm()) < 1e-6
+
+
+class Gained(nn.Module):
+    """x: [N, 8, h, w] -> what a convolution gives, times a number of so many axes, and one of two that are given."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.layer, self.other = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.gain = nn.Parameter(torch.full((1,) * axes, 3.0))
+
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        _, second = given.chunk(2)
+        return self.gain * self.layer(x) + second * self.other(x)
+
+
+@pytest.mark.parametrize("axes", [0, 1, 4, 5])
+def test_a_share_may_have_axes(axes: int) -> None:
+    torch.manual_seed(0)
+    inputs = {"x": torch.randn(2, 8, 5, 6), "given": torch.randn(2)}
+    graph = Graph("gained", Gained(axes), inputs, ("y",))
+    assert _gives(put_shares_into_weights(flatten(exported_from_graph(graph))), graph)

@@ -35,6 +35,8 @@ def test_layers_with_the_same_rows_are_one() -> None:
     joined = join_layers(program)
     shapes = {name: tuple(weight.shape) for name, weight in joined.weights.items()}
     assert shapes["p_q_weight"] == (40, 16)
+    (place,) = (node for node in joined.module.graph.nodes if node.name == "p_q_weight")
+    assert place.meta["val"].shape == (40, 16)  # by which FP8 tells what work a layer is
     assert len(program.weights) - len(joined.weights) == 2  # the context has few rows, and one layer has a bias
     arrays = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
     with torch.no_grad():
