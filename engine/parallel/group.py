@@ -39,7 +39,7 @@ class Group(Protocol):
     def size(self) -> int: ...
 
     def run_all(self, calls: Iterable[Call]) -> Iterator[Outputs]:
-        """The results of independent calls in their order; at most `size` of them, and another, are in memory.
+        """The results of independent calls in their order; at most one more than `size` are in memory.
 
         Raises what the engines raise, wherever they are, and StoppedError when a process has ended.
         """
