@@ -62,7 +62,6 @@ def _merge_weights(weights: MutableMapping[str, Tensor], found: Mapping[str, Nod
     matrix = share.float() * outer
     for place, merged in zip(places, (matrix @ inner, outer_bias + matrix @ inner_bias), strict=False):
         weights[place.name] = merged.to(weights[place.name].dtype)
-        place.meta["val"] = place.meta["val"].new_empty(merged.shape)
     return True
 
 

@@ -58,10 +58,11 @@ def _divides_by_one(node: fx.Node) -> bool:
 
 
 def trimmed(module: fx.GraphModule, weights: Mapping[str, Tensor]) -> FlatProgram:
-    """The program of a changed module and its weights, without what nothing uses."""
+    """The program of a changed module and its weights, without what nothing uses; places are of the weights' shapes."""
     module.graph.eliminate_dead_code()
     places = [place for place in module.graph.find_nodes(op="placeholder") if place.name in weights]
     for place in places:
+        place.meta["val"] = place.meta["val"].new_empty(weights[place.name].shape)
         if not place.users:
             module.graph.erase_node(place)
     module.recompile()

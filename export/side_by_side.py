@@ -44,7 +44,6 @@ def _join(layers: Sequence[Node], weights: MutableMapping[str, Tensor]) -> None:
     places = [layer.args[1] for layer in layers]
     sizes = [len(weights[each.name]) for each in places]
     weights[place.name] = torch.cat([weights[each.name] for each in places])
-    place.meta["val"] = place.meta["val"].new_empty(weights[place.name].shape)
     call = first.graph.call_function
     with first.graph.inserting_before(first):
         joined = call(aten.linear.default, (x, place))

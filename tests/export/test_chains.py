@@ -31,7 +31,7 @@ class Watched(Chain):
 
 
 @pytest.mark.parametrize("biases", [(True, True), (True, False), (False, True), (False, False)], ids=str)
-@pytest.mark.parametrize(("kind", "between", "layers"), [(Chain, 16, 1), (Chain, 4, 2), (Watched, 16, 2)])
+@pytest.mark.parametrize(("kind", "between", "layers"), [(Chain, 20, 1), (Chain, 4, 2), (Watched, 16, 2)])
 def test_layers_are_composed_where_that_is_less_work(
     kind: type[Chain], between: int, layers: int, biases: tuple[bool, bool]
 ) -> None:
@@ -40,6 +40,8 @@ def test_layers_are_composed_where_that_is_less_work(
     outputs = ("y", "inner") if kind is Watched else ("y",)
     program = compose_layers(flatten(exported_from_graph(Graph("chain", module, {"x": x}, outputs))))
     assert sum(weight.ndim == 2 for weight in program.weights.values()) == layers
+    places = {node.name: node.meta["val"].shape for node in program.module.graph.nodes if node.op == "placeholder"}
+    assert all(places[name] == weight.shape for name, weight in program.weights.items())  # FP8 asks for them
     with torch.no_grad():
         expected, actual = module(x), program.module(*program.weights.values(), x)[0]
     expected = expected[0] if isinstance(expected, tuple) else expected
