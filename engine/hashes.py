@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from stt2v.engine.errors import EngineSetError, OutputError
 from stt2v.engine.manifest import hash_file
+from stt2v.engine.media.whole import whole_file
 from stt2v.engine.seal import signature
 
 HASHES = ".hashes"
@@ -39,7 +41,7 @@ def known_hashes(directory: Path) -> Iterator[Callable[[Path], str]]:
 
     yield hash_of
     if found != known:
-        with suppress(OSError):  # a set that is only read from is hashed again the next time
+        with suppress(OutputError, EngineSetError):  # a set that is only read from is hashed again the next time
             _write(directory, found)
 
 
@@ -54,11 +56,14 @@ def _read(directory: Path) -> Known:
         signed, text = (directory / HASHES).read_text(encoding="utf-8").split("\n", 1)
         if hmac.compare_digest(signed, signature(text)):
             return {name: (stamp, sha256) for name, (stamp, sha256) in json.loads(text).items()}
-    except (OSError, ValueError, TypeError):
+    except (OSError, EngineSetError, ValueError, TypeError):
         pass
     return {}
 
 
 def _write(directory: Path, known: Known) -> None:
+    """As a new file: what has the name may be a link, by the owner of a foreign set, to another file of this user."""
     text = json.dumps(known)
-    (directory / HASHES).write_text(f"{signature(text)}\n{text}", encoding="utf-8")
+    signed = f"{signature(text)}\n{text}"
+    with whole_file(directory / HASHES) as path:
+        path.write_text(signed, encoding="utf-8")

@@ -91,3 +91,25 @@ def test_nothing_is_remembered_of_a_set_that_is_refused(weights: Path, hashed: l
         refuse()
     hash_of(weights)
     assert hashed == [weights] * 2
+
+
+def test_a_link_to_another_file_is_not_followed(weights: Path, hashed: list[Path]) -> None:
+    other = weights.with_name("other")
+    other.write_text("precious")
+    (weights.parent / HASHES).symlink_to(other)
+    assert [hash_of(weights) for _ in range(2)] == [hash_file(weights)] * 2
+    assert other.read_text() == "precious"
+    assert hashed == [weights]
+    assert {path.name for path in weights.parent.iterdir()} == {NAME, HASHES, "other"}
+
+
+def test_without_a_key_everything_is_read_again(
+    weights: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STT2V_HOME", str(weights.parent / "home"))
+    hash_of(weights)
+    (home() / KEY).chmod(0o644)  # others can read it
+    assert hash_of(weights) == hash_file(weights)
+    (weights.parent / HASHES).unlink()
+    hash_of(weights)
+    assert hashed == [weights] * 3
