@@ -1,5 +1,6 @@
 """Engines by PyTorch's own compiler: our kernels and FP8 in the graph, weights as arguments, then Inductor."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from stt2v import kernels
 from stt2v.engine.backends import runs_here
 from stt2v.engine.backends.inductor import ARTIFACT, DEVICES
 from stt2v.engine.backends.inductor_weights import TABLE, WEIGHTS
@@ -57,10 +59,9 @@ class InductorCompiler:
 
     def tools(self) -> dict[str, str]:
         found = {"torch": str(torch.__version__)}
-        try:
-            return found | {"triton": version("triton")}
-        except PackageNotFoundError:
-            return found
+        with suppress(PackageNotFoundError):
+            found["triton"] = version("triton")
+        return found if self.own_target() == "cpu" else found | {"stt2v-kernels": own_kernels()}
 
     def own_target(self) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -206,6 +207,12 @@ def lower(
         counts |= put_kernels(program.module) | put_epilogues(program.module)
         leave_biases_to_sums(program.module)
     return program, counts, kept
+
+
+def own_kernels() -> str:
+    """A short hash of our kernels: an engine calls operators as they were, and brings what was compiled of them."""
+    sources = sorted(Path(*kernels.__path__).glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
 def activation_bytes(program: FlatProgram) -> int:

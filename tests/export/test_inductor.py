@@ -29,6 +29,7 @@ from stt2v.engine.reference import read_reference
 from stt2v.export.build import BuiltSet, build_engine_set
 from stt2v.export.inductor_builder import Job
 from stt2v.export.recipes import recipe_for
+from stt2v.export.to_inductor import InductorCompiler
 
 KINDS = ("image_encoder", "vae_encode", "conditions", "first_half", "update", "vae_decode_1")
 KINDS += ("enhance_text_encoder", "enhance_8_conditions")
@@ -69,6 +70,20 @@ def loaded_elsewhere(directory: Path) -> list[str]:
     done = subprocess.run([sys.executable, "-c", LOAD, str(directory)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
+
+
+def test_other_kernels_of_ours_make_sets_of_cards_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = InductorCompiler()
+    monkeypatch.setattr(InductorCompiler, "own_target", lambda self: "cpu")
+    assert "stt2v-kernels" not in compiler.tools()
+    monkeypatch.setattr(InductorCompiler, "own_target", lambda self: "cuda")
+    before = compiler.tools()
+    monkeypatch.setattr("stt2v.kernels.__path__", [str(tmp_path)])
+    (tmp_path / "gemm.py").write_text("ROWS = 64\n")
+    after = compiler.tools()
+    (tmp_path / "gemm.py").write_text("ROWS = 128\n")
+    assert len({each["stt2v-kernels"] for each in (before, after, compiler.tools())}) == 3
+    assert before == compiler.tools() | {"stt2v-kernels": before["stt2v-kernels"]}
 
 
 def test_is_in_parity_and_loads_without_compiling(built: BuiltSet) -> None:
