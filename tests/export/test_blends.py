@@ -3,12 +3,16 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from triton import knobs
 
+from stt2v.export import fp8
 from stt2v.export.blends import merge_blends
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.flat_program import flatten
 from stt2v.export.graph import Graph
+from stt2v.export.kernel_pass import put_kernels
 from stt2v.export.models.video_transformer import VideoTransformer
+from stt2v.export.precision import in_type
 from stt2v.export.random_weights import random_state
 from stt2v.export.reference import seeded_inputs
 
@@ -43,3 +47,21 @@ def test_ends_are_merged(depth: int, by_frames: bool) -> None:
         expected, actual = (each.module(*each.weights.values(), *arrays)[0] for each in (program, merged))
     assert float((actual - expected).norm() / expected.norm()) < 1e-6
     assert ("p_transformer_proj_out_bias" in merged.weights) == by_frames
+
+
+def test_a_kernel_adds_what_the_last_layer_gives_in_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knobs.runtime, "interpret", False)  # the references stand in for the kernels
+    for name in ("FEWEST_AT_GATES", "FEWEST_ROWS"):
+        monkeypatch.setattr(fp8, name, 1)
+    inputs = {"x": torch.zeros(2 * FRAMES, 32, 4, 5), "context": torch.zeros(2, 32)}
+    graph = in_type(Graph("network", Network(1), inputs, ("y",)), torch.bfloat16)
+    program, found = fp8.quantise(merge_blends(flatten(exported_from_graph(graph))))
+    arrays = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
+    arguments = (*program.weights.values(), *arrays)
+    assert found["fp8_linears"] == 6  # around three gated units
+    with torch.no_grad():
+        expected = program.module(*arguments)[0]
+        counts = put_kernels(program.module)
+        actual = program.module(*arguments)[0]
+    assert (counts["gates"], counts["narrow_gates"], counts["endings"]) == (3, 3, 1)
+    assert float((actual - expected).norm() / expected.norm()) < 0.02
