@@ -10,8 +10,10 @@ import pytest
 
 from stt2v.engine.backends import open_backend
 from stt2v.engine.backends.cuda import Device
+from stt2v.engine.backends.fake import FakeBackend, FakeEngine
 from stt2v.engine.backends.fake_cuda import CudaError, FakeCuda
 from stt2v.engine.backends.fake_tensorrt import FakeTensorRt, plan_of
+from stt2v.engine.backends.host import HostArrays
 from stt2v.engine.backends.memory import DeviceMeter, HostMeter
 from stt2v.engine.backends.tensorrt import TensorRtBackend
 from stt2v.engine.certificate import certify, check_certificate, make_certificate
@@ -69,6 +71,27 @@ def engine_set(directory: Path, factor: float = 2.0) -> Manifest:
     write_manifest(directory, manifest)
     seal(directory, MANIFEST)
     return manifest
+
+
+@pytest.mark.parametrize(
+    ("seconds", "runs", "milliseconds"),
+    [((2.0, 0.4, 0.3), 3, 300.0), ((6.0, 0.4, 0.3), 2, 400.0), ((31.0, 0.4, 0.3), 1, 31000.0)],
+    ids=["quick", "loads kernels", "slow"],
+)
+def test_an_engine_is_timed_again_where_that_does_not_take_long(
+    seconds: tuple[float, ...], runs: int, milliseconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, now = [*seconds], [0.0]
+
+    def doubled(spec: EngineSpec, inputs: HostArrays) -> HostArrays:
+        now[0] += left.pop(0)
+        return {"y": inputs["x"] * 2}
+
+    backend, entry = FakeBackend(), EngineEntry(SPEC, "", "fake", "cpu", "fp32", "g", "w", 0, 0, 1.0)
+    monkeypatch.setattr(backend, "load", lambda path, spec: FakeEngine(spec, doubled), raising=False)
+    monkeypatch.setattr("stt2v.engine.certificate.time.perf_counter", lambda: now[0])
+    row = certify(backend, Path(), entry, reference())
+    assert (row.passed, row.milliseconds, len(seconds) - len(left)) == (True, milliseconds, runs)
 
 
 def test_good_engine_gets_its_certificate_once(tmp_path: Path) -> None:
