@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg, Match
+from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg
 from torch.fx.node import map_arg
 
-from stt2v.export.flat_program import FlatProgram, trimmed
+from stt2v.export.flat_program import FlatProgram, found, trimmed
 from stt2v.export.shares import number
 
 aten = torch.ops.aten
@@ -45,17 +45,17 @@ def merge_blends(program: FlatProgram) -> FlatProgram:
     """`program` with the layers at such ends merged; what it computes stays the same."""
     module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
     for node in list(module.graph.find_nodes(op="call_function", target=aten.add.Tensor)):
-        match = ENDING.match(node)
-        if isinstance(match, Match) and _merge_weights(weights, match.kwargs):
-            _merge(node, match.kwargs)
+        names = found(ENDING, node)
+        if names and _merge_weights(weights, names):
+            _merge(node, names)
     return trimmed(module, weights)
 
 
-def _merge_weights(weights: MutableMapping[str, Tensor], found: Mapping[str, Node]) -> bool:
+def _merge_weights(weights: MutableMapping[str, Tensor], names: Mapping[str, Node]) -> bool:
     """Make W and its bias those of both layers, if nothing else has them and the share is one number."""
-    places = [found[name] for name in ("inner", "inner_bias", "outer", "outer_bias")]
+    places = [names[name] for name in ("inner", "inner_bias", "outer", "outer_bias")]
     own = all(isinstance(place, fx.Node) and place.name in weights and len(place.users) == 1 for place in places)
-    share = number(found["share"], weights)
+    share = number(names["share"], weights)
     if share is None or not own:
         return False
     inner, inner_bias, outer, outer_bias = (weights[place.name].float() for place in places)
@@ -65,16 +65,16 @@ def _merge_weights(weights: MutableMapping[str, Tensor], found: Mapping[str, Nod
     return True
 
 
-def _merge(node: Node, found: Mapping[str, Node]) -> None:
-    """Put merged layers in the place of `node`, the last of what was `found`."""
+def _merge(node: Node, names: Mapping[str, Node]) -> None:
+    """Put merged layers in the place of `node`, the last of what has `names`."""
     with node.graph.inserting_before(node):
-        still = _call(aten.permute.default, found["tokens"], [0, 2, 1, 3])
-        change = _call(aten.mul.Tensor, found["share"], _call(aten.sub.Tensor, found["before"], still))
+        still = _call(aten.permute.default, names["tokens"], [0, 2, 1, 3])
+        change = _call(aten.mul.Tensor, names["share"], _call(aten.sub.Tensor, names["before"], still))
         mixed = _call(aten.contiguous.default, _call(aten.add.Tensor, still, change))
-        first = _call(aten.linear.default, *(found[name] for name in ("gated", "inner", "inner_bias")))
-        both = _call(aten.add.Tensor, first, _call(aten.linear.default, mixed, found["outer"]))
+        first = _call(aten.linear.default, *(names[name] for name in ("gated", "inner", "inner_bias")))
+        both = _call(aten.add.Tensor, first, _call(aten.linear.default, mixed, names["outer"]))
         maps = _call(aten.reshape.default, _call(aten.permute.default, both, [0, 2, 3, 1]), [*node.meta["val"].shape])
-        node.replace_all_uses_with(_call(aten.add.Tensor, found["x"], maps))
+        node.replace_all_uses_with(_call(aten.add.Tensor, names["x"], maps))
 
 
 def _call(target: Any, first: Node, *others: Any) -> Node:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._inductor.pattern_matcher import Match, PatternExpr
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -82,6 +83,12 @@ def laid_out(weight: Tensor) -> Tensor:
     """`weight` in the memory order that kernels want."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return weight.contiguous(memory_format=formats.get(weight.ndim, torch.contiguous_format))
+
+
+def found(pattern: PatternExpr, node: fx.Node) -> Mapping[str, Any] | None:
+    """What `pattern` names where `node` is the last of it; it sees no keywords, such as the `alpha` of a sum."""
+    match = pattern.match(node)
+    return match.kwargs if isinstance(match, Match) and not any(each.kwargs for each in match.nodes) else None
 
 
 def calls(node: Any, target: Any) -> bool:

@@ -9,9 +9,9 @@ import operator
 from typing import Any
 
 import torch
-from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg, Match
+from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg
 
-from stt2v.export.flat_program import calls
+from stt2v.export.flat_program import calls, found
 from stt2v.kernels import group_norm
 
 aten = torch.ops.aten
@@ -33,10 +33,10 @@ LAYER = _layer()
 
 def normed_layers(node: Node) -> Node | None:
     """The layer `node` with weights of each frame's own."""
-    match = LAYER.match(node)
-    if not isinstance(match, Match):
+    names = found(LAYER, node)
+    if names is None:
         return None
-    maps, scale, shift, weight, bias = (match.kwargs[name] for name in ("maps", "scale", "shift", "weight", "bias"))
+    maps, scale, shift, weight, bias = (names[name] for name in ("maps", "scale", "shift", "weight", "bias"))
     value, columns = maps.meta["val"], node.meta["val"].shape[-1]
     if not (_is_factor(scale) and _is_factor(shift)) or value[0, 0].numel() < PIXELS * columns:
         return None

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg, Match
+from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg
 
-from stt2v.export.flat_program import calls
+from stt2v.export.flat_program import calls, found
 from stt2v.export.gates import fp8_arguments
 from stt2v.kernels import linear
 
@@ -27,10 +27,10 @@ ENDING = _ending()
 
 def endings(node: Node) -> Node | None:
     """Two layers of [B, P, F, K], the first in FP8 or not, and maps, [(B F), C, h, w]: `node` is the sum of all."""
-    match = ENDING.match(node)
-    if not isinstance(match, Match):
+    names = found(ENDING, node)
+    if names is None:
         return None
-    residual, first, more, more_weight = (match.kwargs[name] for name in ("residual", "first", "more", "more_weight"))
+    residual, first, more, more_weight = (names[name] for name in ("residual", "first", "more", "more_weight"))
     layer, columns = _layer(first), more_weight.meta["val"].shape[0]
     if layer is None or len(first.users) > 1 or columns > WIDEST or columns % linear.GRANULE:
         return None

@@ -49,6 +49,20 @@ def test_ends_are_merged(depth: int, by_frames: bool) -> None:
     assert ("p_transformer_proj_out_bias" in merged.weights) == by_frames
 
 
+def test_an_end_that_adds_more_than_once_is_left_alone() -> None:
+    inputs = {"x": torch.zeros(FRAMES, 32, 4, 5), "context": torch.zeros(1, 32)}
+    graph = Graph("network", Network(1), inputs, ("y",))
+    program = flatten(exported_from_graph(graph))
+    *_, last = program.module.graph.find_nodes(op="call_function", target=torch.ops.aten.add.Tensor)
+    last.kwargs = {"alpha": 2}
+    program.module.recompile()
+    merged = merge_blends(program)
+    arrays = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
+    with torch.no_grad():
+        expected, actual = (each.module(*each.weights.values(), *arrays)[0] for each in (program, merged))
+    assert torch.equal(actual, expected)
+
+
 def test_a_kernel_adds_what_the_last_layer_gives_in_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knobs.runtime, "interpret", False)  # the references stand in for the kernels
     for name in ("FEWEST_AT_GATES", "FEWEST_ROWS"):
