@@ -13,7 +13,6 @@ from stt2v.export.flat_program import calls
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 VIEWS = (aten.reshape.default, aten.unflatten.int, aten.transpose.int, aten.permute.default)
-BETWEEN = (*VIEWS, aten.div.Tensor)
 
 
 def leave_biases_to_sums(module: fx.GraphModule) -> None:
@@ -35,6 +34,6 @@ def _is_added(node: Node) -> bool:
         (node,) = node.users
         if calls(node, aten.add.Tensor):
             return True
-        if not any(calls(node, target) for target in BETWEEN):
+        if not any(calls(node, target) for target in VIEWS):
             return False
     return False

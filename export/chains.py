@@ -18,8 +18,6 @@ def compose_layers(program: FlatProgram) -> FlatProgram:
     module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
     for second in list(module.graph.find_nodes(op="call_function", target=aten.linear.default)):
         first = second.args[0]
-        while calls(first, aten.div.Tensor) and first.args[1] == 1.0 and len(first.users) == 1:
-            first = first.args[0]
         if _may_compose(first, second, weights):
             _compose(first, second, weights)
     return trimmed(module, weights)
