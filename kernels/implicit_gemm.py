@@ -149,4 +149,5 @@ def _write(
         mask = there[None, :] & own[:, None]
         tl.store(means + channel, mean, mask=mask)
         tl.store(spreads + channel, tl.sum(distance * distance, 2), mask=mask)
-        tl.store(counts + place, count, mask=there & (first == 0))
+        if first == 0:
+            tl.store(counts + place, count, mask=there)
