@@ -6,7 +6,6 @@ with `m = tokens + share (before - tokens)`, which can be worked out where `befo
 blend is written, and the two products may be one (`kernels/linear.py`).
 """
 
-import copy
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, fx
 from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg
 from torch.fx.node import map_arg
 
-from stt2v.export.flat_program import FlatProgram, found, trimmed
+from stt2v.export.flat_program import FlatProgram, copied, found, trimmed
 from stt2v.export.shares import number
 
 aten = torch.ops.aten
@@ -43,7 +42,7 @@ ENDING = _ending()
 
 def merge_blends(program: FlatProgram) -> FlatProgram:
     """`program` with the layers at such ends merged; what it computes stays the same."""
-    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    module, weights = copied(program)
     for node in list(module.graph.find_nodes(op="call_function", target=aten.add.Tensor)):
         names = found(ENDING, node)
         if names and _merge_weights(weights, names):

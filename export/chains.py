@@ -1,13 +1,12 @@
 """Linear layers that follow each other with nothing in between, such as around an attention, as one."""
 
-import copy
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from stt2v.export.flat_program import FlatProgram, calls, trimmed
+from stt2v.export.flat_program import FlatProgram, calls, copied, trimmed
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -15,7 +14,7 @@ Node = Any  # an fx.Node, whose arguments have a type that is a union of everyth
 
 def compose_layers(program: FlatProgram) -> FlatProgram:
     """`program` with one layer for two where that is less work; what it computes stays the same."""
-    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    module, weights = copied(program)
     for second in list(module.graph.find_nodes(op="call_function", target=aten.linear.default)):
         first = second.args[0]
         if _may_compose(first, second, weights):

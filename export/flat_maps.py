@@ -4,14 +4,13 @@ In channels-last order both lie alike in memory, so nothing moves; and for 2-D m
 our kernels.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from stt2v.export.flat_program import FlatProgram, laid_out
+from stt2v.export.flat_program import FlatProgram, copied, laid_out
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -19,7 +18,7 @@ Node = Any  # an fx.Node, whose arguments have a type that is a union of everyth
 
 def flat_maps(program: FlatProgram) -> FlatProgram:
     """`program` with GroupNorm and (k, 1, 1) convolutions of clips on maps; what it computes stays the same."""
-    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    module, weights = copied(program)
     for node in list(module.graph.nodes):
         if node.target == aten.group_norm.default and node.meta["val"].ndim == 5:
             _on_maps(node, aten.group_norm.default, node.args[1:])

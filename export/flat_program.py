@@ -58,6 +58,11 @@ def _divides_by_one(node: fx.Node) -> bool:
     return bool(divided.meta["val"].dtype == node.meta["val"].dtype)
 
 
+def copied(program: FlatProgram) -> tuple[fx.GraphModule, dict[str, Tensor]]:
+    """Module and weights of `program`, to be changed: the graph is another, the tensors are the same."""
+    return fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+
+
 def trimmed(module: fx.GraphModule, weights: Mapping[str, Tensor]) -> FlatProgram:
     """The program of a changed module and its weights, without what nothing uses; places are of the weights' shapes."""
     module.graph.eliminate_dead_code()

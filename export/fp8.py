@@ -7,7 +7,6 @@ maps are looked at as the program runs. So nothing needs calibration (FP8 format
 2022).
 """
 
-import copy
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import FlatProgram, laid_out
+from stt2v.export.flat_program import FlatProgram, copied, laid_out
 from stt2v.export.gates import gated_layer, narrowed, norm_before
 from stt2v.kernels import convolution, fp8
 from stt2v.kernels.fp8 import LARGEST, SMALLEST_SCALE, TYPE, quantised_rows
@@ -36,7 +35,7 @@ def quantise(
     program: FlatProgram, keep: Collection[str] = (), fewest: Mapping[Any, int] = FEWEST
 ) -> tuple[FlatProgram, Mapping[str, int]]:
     """`program` with its large layers in FP8, but for those whose weights `keep` names, and how many there are."""
-    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    module, weights = copied(program)
     counts = dict.fromkeys(KINDS.values(), 0)
     for node in [*worthwhile(module.graph, weights, fewest)]:
         if node.args[1].name in keep:

@@ -1,13 +1,12 @@
 """What all maps of a convolution are multiplied by, such as the share of a temporal block, in its weights."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import FlatProgram, calls, laid_out
+from stt2v.export.flat_program import FlatProgram, calls, copied, laid_out, trimmed
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -15,7 +14,7 @@ Node = Any  # an fx.Node, whose arguments have a type that is a union of everyth
 
 def put_shares_into_weights(program: FlatProgram) -> FlatProgram:
     """`program` without multiplications of what convolutions give by one number that depends on weights alone."""
-    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    module, weights = copied(program)
     for node in list(module.graph.find_nodes(op="call_function", target=aten.mul.Tensor)):
         for layer, factor in (node.args, node.args[::-1]):
             share = number(factor, weights) if _has_own_weights(layer, weights) and _is_like(node, layer) else None
@@ -26,9 +25,7 @@ def put_shares_into_weights(program: FlatProgram) -> FlatProgram:
                 node.replace_all_uses_with(layer)
                 node.graph.erase_node(node)
                 break
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return FlatProgram(module, weights)
+    return trimmed(module, weights)
 
 
 def _has_own_weights(layer: Any, weights: Mapping[str, Tensor]) -> bool:

@@ -1,15 +1,14 @@
 """Linear layers that see the same rows, such as those of queries, keys and values, as one: the rows are read once."""
 
-import copy
 import operator
 from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from stt2v.export.flat_program import FlatProgram, trimmed
+from stt2v.export.flat_program import FlatProgram, copied, trimmed
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -19,7 +18,7 @@ WIDEST = 640  # rows that it pays to read once in float16 (`bench/RESULTS.md`); 
 
 def join_layers(program: FlatProgram) -> FlatProgram:
     """`program` with the layers without a bias that see the same rows as one; what it computes stays the same."""
-    module, weights = fx.GraphModule(program.module, copy.deepcopy(program.module.graph)), dict(program.weights)
+    module, weights = copied(program)
     groups = defaultdict(list)
     for node in module.graph.find_nodes(op="call_function", target=aten.linear.default):
         if _may_join(node, weights):
