@@ -165,7 +165,7 @@ def _run_bytes(model: Model, settings: Settings, chunks: Sequence[ChunkPlan], cl
         width, height = cut_size((model.width, model.height), (how.width, how.height))
         size, latent = width * height, LATENT_CHANNELS * how.width * how.height // DOWNSCALE**2 * FLOAT
         told = len(window_starts(clip, how.window, how.overlap)) * how.window
-        refined = (2 * 2 * clip + told) * latent  # two states of two tensors while a step is done
+        refined = (3 * 2 * clip + told) * latent  # two tensors of a state: kept, on its way to the disk, in the making
     return generated + refined + 2 * int(settings.num_frames * size * ENCODED)
 
 

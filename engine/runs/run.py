@@ -83,6 +83,31 @@ class Run(Closing):
             finally:
                 temporary.unlink(missing_ok=True)
 
+    @contextmanager
+    def filling(self, unit: str) -> Iterator[Path]:
+        """The file of `unit` itself, to fill, and to be read from then on; what `finish` finishes later.
+
+        Raises StoppedError when the disk is full; nothing stays of a block that fails, and nothing counts of one that
+        was killed.
+        """
+        path = self.path(unit)
+        with pausing(self.directory):
+            path.parent.mkdir(exist_ok=True)
+            try:
+                yield path
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+
+    def finish(self, unit: str) -> None:
+        """Wait until a filled unit is on disk; it is finished then. Raises StoppedError when the disk is full."""
+        path = self.path(unit)
+        with pausing(self.directory):
+            sync(path)
+            sync(path.parent)
+            self._note(unit)
+        self.on_unit(unit)
+
     def adopt(self, unit: str, other: "Run") -> None:
         """Take over `unit` of another run as the same file: a link where the file system has links, else a copy.
 
@@ -100,7 +125,8 @@ class Run(Closing):
 
     def drop(self, unit: str) -> None:
         """Remove a unit that another one has made needless."""
-        self._finished.discard(unit)
+        with self._noting:
+            self._finished.discard(unit)
         self.path(unit).unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """What an enhancer finishes, as units of a run: a state after each step, and the conditions of each window."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Values
+from stt2v.engine.belt import belt
 from stt2v.engine.runs.arrays import load_arrays, save_arrays
 from stt2v.engine.runs.run import Run
 from stt2v.engine.stages.keeper import Shape
@@ -54,14 +55,24 @@ def _state(path: Path, shape: Shape) -> State:
 
 @dataclass(frozen=True)
 class RunKeeper:
-    """Keeps states and conditions in the folder `folder` of a run."""
+    """Keeps states and conditions in the folder `folder` of a run.
+
+    later: takes the name of a state that is filled, to finish it; None: it is finished at once.
+    """
 
     run: Run
     folder: str
+    later: Callable[[str], None] | None = None
+
+    @contextmanager
+    def behind(self) -> Iterator["RunKeeper"]:
+        """See `Keeper`. One state waits for the disk; what goes wrong there is raised when the next one is filled."""
+        with belt(self._finish, 1) as later:
+            yield RunKeeper(self.run, self.folder, later)
 
     def last(self, number: int, shape: Shape) -> tuple[int, State] | None:
         """See `Keeper`."""
-        finished = self.run.finished(f"{self.folder}/pass-{number}-step-")
+        finished = self.run.finished(self._states(number))
         if not finished:
             return None
         path = self.run.path(finished[-1])
@@ -70,13 +81,26 @@ class RunKeeper:
     @contextmanager
     def state(self, number: int, steps: int, shape: Shape) -> Iterator[State]:
         """See `Keeper`."""
-        before = self.run.finished(f"{self.folder}/pass-{number}-step-")
-        with self.run.writing(f"{self.folder}/pass-{number}-step-{steps:04}.f32") as path:
+        unit = f"{self._states(number)}{steps:04}.f32"
+        with self.run.filling(unit) as path:
             with path.open("wb") as file:
                 file.truncate(2 * prod(shape) * 4)
             yield _state(path, shape)
-        for unit in before:
-            self.run.drop(unit)
+        if self.later:
+            self.later(unit)
+        else:
+            self._finish((unit,))
+
+    def _finish(self, units: Iterable[str]) -> None:
+        """Finish each of `units`, which makes those before it needless."""
+        for unit in units:
+            before = self.run.finished(f"{unit.rpartition('-')[0]}-")
+            self.run.finish(unit)
+            for old in before:
+                self.run.drop(old)
+
+    def _states(self, number: int) -> str:
+        return f"{self.folder}/pass-{number}-step-"
 
     def conditions(self, number: int, window: int, make: Callable[[], Values]) -> Values:
         """See `Keeper`."""

@@ -18,7 +18,7 @@ from stt2v.engine.media.tokenizer import Tokens
 from stt2v.engine.noise import NoiseSource
 from stt2v.engine.parallel.group import Call, run_all
 from stt2v.engine.stages.check import check_frames
-from stt2v.engine.stages.keeper import InMemory, Keeper
+from stt2v.engine.stages.keeper import InMemory, Keeper, Shape
 from stt2v.engine.stages.windows import BlendedClip, State
 
 OnWindows = Callable[[int, int, int], None]
@@ -58,26 +58,25 @@ class ClipEnhancer:
 
         start: what the first step begins with, frame by frame, [C, h, w] each.
         """
-        shape = (frames, *self.latent_shape)
-        if self.keeper.last(number, shape) is None:
-            with self.keeper.state(number, 0, shape) as state:
-                for index, latent in enumerate(start):
-                    state.latents[index : index + 1] = latent[None]
-        for step in range(len(clip.offsets)):
-            self._step(number, clip, step, shape)
-            self.on_step(number, step, len(clip.starts))
-        return self._last(number, shape)[1].latents
+        with self.keeper.behind() as keeper:
+            done, state = self._begun(keeper, number, start, (frames, *self.latent_shape))
+            for step in range(len(clip.offsets)):
+                if step >= done:
+                    with keeper.state(number, step + 1, (frames, *self.latent_shape)) as after:
+                        clip.run(step, state, after)
+                    state = after
+                self.on_step(number, step, len(clip.starts))
+        return state.latents
 
-    def _step(self, number: int, clip: BlendedClip, step: int, shape: tuple[int, ...]) -> None:
-        done, before = self._last(number, shape)
-        if step >= done:
-            with self.keeper.state(number, step + 1, shape) as after:
-                clip.run(step, before, after)
-
-    def _last(self, number: int, shape: tuple[int, ...]) -> tuple[int, State]:
-        last = self.keeper.last(number, shape)
-        assert last is not None
-        return last
+    @staticmethod
+    def _begun(keeper: Keeper, number: int, start: Iterable[Array], shape: Shape) -> tuple[int, State]:
+        """How far pass `number` is, at least at its start."""
+        if last := keeper.last(number, shape):
+            return last
+        with keeper.state(number, 0, shape) as state:
+            for index, latent in enumerate(start):
+                state.latents[index : index + 1] = latent[None]
+        return 0, state
 
     def encode(self, picture: Frames, stage: str, index: int) -> Array:
         """A picture of the enhancer's size -> [C, h, w], float32: a sample of its scaled latent."""

@@ -1,7 +1,7 @@
 """Where an enhancer keeps what it has finished, so that its memory does not grow with the clip."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -15,12 +15,16 @@ Shape = tuple[int, ...]
 class Keeper(Protocol):
     """The states of each pass over a clip, and the conditions of its windows. Shapes are [frames, C, h, w]."""
 
+    def behind(self) -> AbstractContextManager["Keeper"]:
+        """The same keeper, which may be late by one state while the block runs, and is not when it ends."""
+        ...
+
     def last(self, number: int, shape: Shape) -> tuple[int, State] | None:
         """How many steps of pass `number` are done, and the state they led to; None before it has begun."""
         ...
 
     def state(self, number: int, steps: int, shape: Shape) -> AbstractContextManager[State]:
-        """A state to fill, the last one of pass `number` when the block ends; the one before need not be kept."""
+        """A state to fill, which is kept when the block ends, and can be read until the next but one is."""
         ...
 
     def conditions(self, number: int, window: int, make: Callable[[], Values]) -> Values:
@@ -34,6 +38,10 @@ class InMemory:
     def __init__(self) -> None:
         self._states: dict[int, tuple[int, State]] = {}
         self._conditions: dict[tuple[int, int], Values] = {}
+
+    def behind(self) -> AbstractContextManager[Keeper]:
+        """See `Keeper`."""
+        return nullcontext(self)
 
     def last(self, number: int, shape: Shape) -> tuple[int, State] | None:
         """See `Keeper`."""

@@ -1,7 +1,10 @@
 """Runs and their journals: what counts as finished after a crash, a torn line, a changed file, a full disk."""
 
 import errno
+import threading
+import time
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,10 @@ from stt2v.engine.runs import run as runs
 from stt2v.engine.runs.journal import Entry, Journal
 from stt2v.engine.runs.run import Run
 from stt2v.engine.runs.states import ArrayFile, RunKeeper
+from stt2v.engine.stages.keeper import Keeper
+from stt2v.engine.stages.windows import State
+
+SHAPE = (1, 1, 2, 3)
 
 
 def keep(run: Run, unit: str, text: str) -> None:
@@ -141,6 +148,88 @@ def test_the_last_state_of_each_pass_is_kept(run: Run) -> None:
     assert state is not None
     assert (state.latents[0:3] == 2).all()
     assert (state.clean[1:2] == -2).all()
+
+
+def fill(keeper: Keeper, steps: int) -> State:
+    with keeper.state(0, steps, SHAPE) as state:
+        state.latents[0:1] = np.full(SHAPE, steps, np.float32)
+    return state
+
+
+def test_the_next_state_is_made_while_one_waits_for_the_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be read, and does not count as kept."""
+    synced = threading.Event()
+    monkeypatch.setattr(runs, "sync", lambda path: synced.wait(30))
+    kept = RunKeeper(run, "8-frames")
+    with kept.behind() as keeper:
+        state = fill(keeper, 0)
+        with keeper.state(0, 1, SHAPE) as after:
+            after.latents[0:1] = state.latents[0:1] + 1
+            assert (after.latents[0:1] == 1).all()
+            assert kept.last(0, SHAPE) is None
+            synced.set()
+        fill(keeper, 2)
+    assert run.finished() == ["8-frames/pass-0-step-0002.f32"]
+    assert [path.name for path in (run.directory / "8-frames").iterdir()] == ["pass-0-step-0002.f32"]
+
+
+def test_at_most_one_state_waits_for_the_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before the last is kept when a state is filled."""
+    monkeypatch.setattr(runs, "sync", lambda path: time.sleep(0.01))
+    with RunKeeper(run, "8-frames").behind() as keeper:
+        for steps in range(5):
+            fill(keeper, steps)
+            if steps:
+                assert run.finished()[0] >= f"8-frames/pass-0-step-{steps - 1:04}.f32"
+
+
+def test_a_state_that_could_not_be_kept_ends_the_next_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was kept before is what is gone on from."""
+    keeper, full = RunKeeper(run, "8-frames"), OSError(errno.ENOSPC, "full")
+
+    def sync(path: Path) -> None:
+        if path.name == "pass-0-step-0001.f32":
+            raise full
+
+    def steps() -> None:
+        with keeper.behind() as late:
+            for number in range(9):
+                fill(late, number)
+                made.append(number)
+
+    monkeypatch.setattr(runs, "sync", sync)
+    made: list[int] = []
+    with pytest.raises(StoppedError, match="is full"):
+        steps()
+    assert made == [0, 1]
+    done, state = keeper.last(0, SHAPE) or (None, None)
+    assert done == 0
+    assert state is not None
+    assert (state.latents[0:1] == 0).all()
+
+
+@pytest.mark.parametrize("written", [b"", b"half", bytes(48)])
+def test_a_state_counts_only_when_it_is_noted(run: Run, written: bytes, tmp_path: Path) -> None:
+    """A process that was killed may leave it in any form: the run goes on from the one before."""
+    fill(RunKeeper(run, "8-frames"), 0)
+    run.close()
+    (tmp_path / "8-frames" / "pass-0-step-0001.f32").write_bytes(written)
+    with Run(tmp_path) as again:
+        keeper = RunKeeper(again, "8-frames")
+        assert (keeper.last(0, SHAPE) or (None,))[0] == 0
+        fill(keeper, 1)
+        assert (keeper.last(0, SHAPE) or (None,))[0] == 1
+        assert again.path("8-frames/pass-0-step-0001.f32").stat().st_size == 2 * 4 * prod(SHAPE)
+
+
+def test_a_state_that_failed_leaves_nothing(run: Run) -> None:
+    def fail() -> None:
+        with RunKeeper(run, "8-frames").behind() as keeper, keeper.state(0, 0, SHAPE):
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    assert not list((run.directory / "8-frames").iterdir())
 
 
 def test_conditions_are_made_once(run: Run) -> None:
