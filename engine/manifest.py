@@ -183,6 +183,8 @@ def inside(directory: Path, name: str) -> Path:
     return path
 
 
-def file_entries(directory: Path, names: Iterable[str]) -> dict[str, FileEntry]:
+def file_entries(
+    directory: Path, names: Iterable[str], hash_of: Callable[[Path], str] = hash_file
+) -> dict[str, FileEntry]:
     """The entries of the files `names` below `directory`, as they are now."""
-    return {name: FileEntry(hash_file(directory / name), (directory / name).stat().st_size) for name in sorted(names)}
+    return {name: FileEntry(hash_of(directory / name), (directory / name).stat().st_size) for name in sorted(names)}

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal
 
 from stt2v.engine.errors import BackendError, ExportError, StoppedError
+from stt2v.engine.hashes import known_hashes
 from stt2v.engine.manifest import MANIFEST, PARITY, EngineEntry, Manifest, file_entries, write_manifest
 from stt2v.engine.parity import Parity, write_parity
 from stt2v.engine.seal import seal
@@ -90,7 +91,9 @@ class SetMaker:
             (self._stage / name).write_text(text, encoding="utf-8")
         names = [path.name for path in self._stage.iterdir() if path.is_file() and not path.name.startswith(".")]
         engines = tuple(self._entries[name] for name in self._builder.graphs)
-        manifest = replace(self._builder.wanted, engines=engines, files=file_entries(self._stage, names))
+        with known_hashes(self._stage) as hash_of:  # so that the first run need not read gigabytes for them
+            entries = file_entries(self._stage, names, hash_of)
+        manifest = replace(self._builder.wanted, engines=engines, files=entries)
         write_manifest(self._stage, manifest)
         seal(self._stage, MANIFEST)
         parity = tuple(row for name in self._builder.graphs for row in self._parity[name])

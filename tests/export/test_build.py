@@ -9,6 +9,7 @@ import pytest
 import toys
 from torch import nn
 
+from stt2v.engine import hashes
 from stt2v.engine.backends import open_backend, ort
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import BackendError, ExportError, StoppedError, UsageError
@@ -64,6 +65,14 @@ def test_set_is_whole_and_in_parity(built) -> None:
     assert [row.graph for row in result.parity] == ["half", "update"]
     assert all(row.passed and row.limit == 1e-4 for row in result.parity)
     assert read_parity(result.directory) == result.parity
+
+
+def test_first_run_hashes_nothing_that_the_build_did(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashes, "LARGE", 1)
+    monkeypatch.setattr(hashes, "SETTLED", -60.0)  # what is new counts as old
+    result = build(tmp_path / "toy")
+    monkeypatch.setattr(hashes, "hash_file", lambda path: pytest.fail(f"{path} is read again"))
+    assert admit(result.directory) == result.manifest
 
 
 def test_costs_are_recorded(built) -> None:
