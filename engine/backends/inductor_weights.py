@@ -4,7 +4,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,7 +81,7 @@ class Weights(Protocol):
         ...
 
     def expect(self, order: Sequence[tuple[str, Table, Needs]]) -> None:
-        """Engines will be first used in this order."""
+        """Engines will be first used in this order; what there is room for beside the first may begin to come."""
         ...
 
     def ahead(self, name: str, needs: Needs) -> None:
@@ -134,25 +134,27 @@ class CardWeights:
         self._card = card
         self._there: dict[str, Any] = {}
         self._tables: dict[str, Table] = {}
-        self._arriving: list[Future[None]] = []
+        self._arriving: dict[Future[None], frozenset[str]] = {}  # the keys that each brings, in the order of begin
         self._thread = ThreadPoolExecutor(1, "weights")
         self._buffers: list[tuple[Any, Any]] = []  # each with the mark behind its last copy
 
     def of(self, name: str, table: Table, needs: Needs) -> list[Any]:
         """See `Weights`."""
-        self._arrived()
         move = self.residency.use(name, needs)
         if move.dropped:
+            self._arrived()  # they may still be on their way
             self._card.synchronize()  # an engine may still read them
             self._drop(move.dropped)
         self._bring(table, move.brought)
-        self._arrived()
+        self._arrived(needs.weights)
         return [self._there[row.key] for row in table.rows]
 
     def expect(self, order: Sequence[tuple[str, Table, Needs]]) -> None:
         """See `Weights`."""
         self._tables = {name: table for name, table, _ in order}
         self.residency.expect((name, needs) for name, _, needs in order)
+        if order:  # none of them runs; the first is being loaded
+            self.ahead("", order[0][2])
 
     def ahead(self, name: str, needs: Needs) -> None:
         """See `Weights`."""
@@ -186,15 +188,21 @@ class CardWeights:
         wanted = {*keys}
         rows = {row.key: row for row in table.rows if row.key in wanted}
         if rows:
-            self._arriving.append(self._thread.submit(self._copy, rows))
+            self._arriving[self._thread.submit(self._copy, rows)] = frozenset(rows)
 
-    def _arrived(self) -> None:
-        """Wait for all that was begun. Raises what went wrong; what is not there is no longer counted."""
-        arriving, self._arriving = self._arriving, []
+    def _arrived(self, keys: Iterable[str] | None = None) -> None:
+        """Wait for those of these keys that are on their way, or for all that are.
+
+        Raises what went wrong; what is then not there is no longer counted.
+        """
         try:
-            for each in arriving:
-                each.result()
+            for each, brought in [*self._arriving.items()]:
+                if keys is None or not brought.isdisjoint(keys):
+                    each.result()
+                    del self._arriving[each]
         except BaseException:
+            wait(self._arriving)
+            self._arriving.clear()
             self.residency.keep(self._there)
             raise
 

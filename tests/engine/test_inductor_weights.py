@@ -1,5 +1,6 @@
 """Weights that come to a card and go, on a stand-in for one that counts its bytes."""
 
+from threading import Event, Timer
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from stt2v.engine.errors import OutOfMemoryError
 from stt2v.engine.spec import EngineSpec, TensorSpec
 
 SPEC = EngineSpec("x", (TensorSpec("x", "float32", (4,)),), ())
+LARGE = 1 << 20
 SIZES = {"a": (70 << 20, 4), "b": (1000, 12), "c": (64, 0)}  # bytes of its weights; a takes more than a buffer
 
 
@@ -48,6 +50,49 @@ def test_they_are_what_the_file_has_whatever_goes_and_comes(tables: dict[str, Ta
         weights.ahead(name, needs)
     assert weights.residency.moved > sum(map(sum, SIZES.values()))
     assert card.peak + tables["a"].activation_bytes <= budget
+
+
+class SlowCard(CountingCard):
+    """Gives memory for large weights when it is told to."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self.told = Event()
+
+    def empty(self, nbytes: int) -> Any:
+        if nbytes > LARGE:
+            assert self.told.wait(60)
+        return super().empty(nbytes)
+
+
+def test_they_come_before_the_first_engine_runs_and_none_waits_for_those_of_others(tables: dict[str, Table]) -> None:
+    card, needs = SlowCard(1 << 30), {name: table.needs(SPEC) for name, table in tables.items()}
+    weights = CardWeights(Residency(1 << 30), card)
+    weights.expect([(name, tables[name], needs[name]) for name in ("b", "a")])
+    assert weights.residency.held == sum(SIZES["a"]) + sum(SIZES["b"])
+    weights.of("b", tables["b"], needs["b"])
+    weights.ahead("b", needs["b"])
+    assert card.held == sum(SIZES["b"])
+    card.told.set()
+    assert same(weights.of("a", tables["a"], needs["a"]), MappedWeights().of("a", tables["a"], needs["a"]))
+
+
+def test_none_come_before_a_first_engine_that_would_have_no_room(tables: dict[str, Table]) -> None:
+    needs = {name: table.needs(SPEC) for name, table in tables.items()}
+    weights = CardWeights(Residency(needs["a"].nbytes), CountingCard(1 << 30))
+    weights.expect([(name, table, needs[name]) for name, table in tables.items()])
+    assert weights.residency.held == sum(SIZES["a"])
+
+
+def test_those_that_are_on_their_way_may_go(tables: dict[str, Table]) -> None:
+    needs = {name: table.needs(SPEC) for name, table in tables.items()}
+    card = SlowCard(1 << 30)
+    weights = CardWeights(Residency(needs["a"].nbytes), card)
+    weights.expect([("a", tables["a"], needs["a"])])
+    Timer(0.1, card.told.set).start()
+    for name in ("b", "c"):
+        weights.of(name, tables[name], needs[name])
+    assert card.held == weights.residency.held
 
 
 def test_what_is_released_is_given_back(tables: dict[str, Table]) -> None:
