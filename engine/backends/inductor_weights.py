@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from stt2v.engine.backends.residency import Needs, Residency
 from stt2v.engine.spec import EngineSpec
 
 TABLE, WEIGHTS = "weights.json", "weights.bin"
+TABLES = 64  # how many are kept: those of a set
 PIECE, PIECES = 64 << 20, 2  # bytes of a buffer that weights pass through, and how many there are
 
 
@@ -58,19 +59,26 @@ class Table:
     @classmethod
     def read(cls, engine: Path) -> "Table":
         """That of the engine at this path. Raises OSError, KeyError or BadZipFile for a damaged file."""
-        with zipfile.ZipFile(engine) as file:
-            data = json.loads(file.read(TABLE))
-        weights = engine.parent / WEIGHTS
-        rows = tuple(
-            Row(weights, row["offset"], row["bytes"], row["dtype"], tuple(row["shape"]), tuple(row["strides"]))
-            for row in data["weights"]
-        )
-        return cls(rows, data["kernels"], data["activation_bytes"])
+        status = engine.stat()
+        return _table(engine, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def needs(self, spec: EngineSpec) -> Needs:
         """What the engine takes of a card."""
         inputs = sum(tensor.nbytes for tensor in spec.inputs)
         return Needs({row.key: row.bytes for row in self.rows}, self.activation_bytes + inputs)
+
+
+@lru_cache(TABLES)
+def _table(engine: Path, *stamp: int) -> Table:
+    """That of a file which looks like `stamp` from outside: a run asks for it four times, to plan and to load."""
+    with zipfile.ZipFile(engine) as file:
+        data = json.loads(file.read(TABLE))
+    weights = engine.parent / WEIGHTS
+    rows = tuple(
+        Row(weights, row["offset"], row["bytes"], row["dtype"], tuple(row["shape"]), tuple(row["strides"]))
+        for row in data["weights"]
+    )
+    return Table(rows, data["kernels"], data["activation_bytes"])
 
 
 class Weights(Protocol):

@@ -1,7 +1,10 @@
 """Weights that come to a card and go, on a stand-in for one that counts its bytes."""
 
+import json
+from pathlib import Path
 from threading import Event, Timer
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 from counting_card import CountingCard
 
 from stt2v.engine.backends.inductor_card import SLACK
-from stt2v.engine.backends.inductor_weights import CardWeights, MappedWeights, Row, Table
+from stt2v.engine.backends.inductor_weights import TABLE, CardWeights, MappedWeights, Row, Table
 from stt2v.engine.backends.residency import Residency
 from stt2v.engine.errors import OutOfMemoryError
 from stt2v.engine.spec import EngineSpec, TensorSpec
@@ -37,6 +40,18 @@ def same(one: list[Any], other: list[Any]) -> bool:
     return all(
         a.numpy().tobytes() == b.numpy().tobytes() and a.stride() == b.stride() for a, b in zip(one, other, strict=True)
     )
+
+
+def test_a_table_is_read_once_and_anew_where_the_engine_is_another(tmp_path: Path) -> None:
+    def write(path: Path, activation_bytes: int) -> Path:
+        with ZipFile(path, "w") as file:
+            file.writestr(TABLE, json.dumps({"weights": [], "kernels": False, "activation_bytes": activation_bytes}))
+        return path
+
+    engine = write(tmp_path / "engine", 1)
+    assert Table.read(engine) is Table.read(engine)
+    write(tmp_path / "new", 2).replace(engine)
+    assert Table.read(engine).activation_bytes == 2
 
 
 def test_they_are_what_the_file_has_whatever_goes_and_comes(tables: dict[str, Table]) -> None:
