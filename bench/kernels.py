@@ -128,6 +128,7 @@ def cases(device: str) -> Iterator[Case]:
         heads = channels // 64
         yield attention(make, "frames", short_attention, 2 * pixels, heads, frames, frames)
         yield attention(make, "CAM", short_attention, 2 * pixels, heads, frames, 7)
+        yield attention(make, "enhancer", short_attention, 2 * pixels, heads, 38, 38)
         if full:
             yield attention(make, "pixels", long_attention, 2 * frames, heads, pixels, pixels)
             yield product(make, tokens, channels, channels)

@@ -119,7 +119,9 @@ def _convolution(node: Node, weights: dict[str, Tensor]) -> Node:
     wide = call(aten.to.dtype, (x, torch.float32))
     if largest is None:
         seen = x.args[0] if x.target == aten.upsample_nearest2d.vec else x  # which repeats values, and has no other
-        scale = _scale(call, call(aten.to.dtype, (seen, torch.float32)), [0, 1, 2, 3], False)
+        # By pixels first: a pixel's channels lie side by side, and the compiler goes through a map by its axes.
+        pixels = call(aten.amax.default, (call(aten.abs.default, (call(aten.to.dtype, (seen, torch.float32)),)), [1]))
+        scale = _scale(call, pixels, [0, 1, 2], False)
         factors = call(aten.mul.Tensor, (factors, scale))
         scaled = call(aten.div.Tensor, (wide, scale))
     else:

@@ -118,18 +118,29 @@ def maps_apart_from_tokens() -> Iterator[None]:
     By itself it does that to every tensor of four axes that any convolution comes after. Tokens, [B, P, F, C], would
     have their pixels innermost, and each kernel that meets them would read across.
     """
-    preferring = GraphLowering.find_nodes_prefer_channels_last
+    preferring, deciding = GraphLowering.find_nodes_prefer_channels_last, GraphLowering.decide_layout_opt
 
     def traced(graph: GraphLowering) -> OrderedSet[torch.fx.Node]:
         return OrderedSet(node for node in preferring(graph) if _lies_channels_last(node.meta.get("val")))
 
-    with patch.object(GraphLowering, "find_nodes_prefer_channels_last", traced):
+    def decided(module: fx.GraphModule, *, is_inference: bool) -> bool:
+        """Convolutions of ours, which Inductor does not count, want maps so too."""
+        values = (node.meta.get("val") for node in module.graph.nodes)
+        on_gpu = any(isinstance(value, Tensor) and value.device.type == "cuda" for value in values)
+        return on_gpu or bool(deciding(module, is_inference=is_inference))
+
+    with (
+        patch.object(GraphLowering, "find_nodes_prefer_channels_last", traced),
+        patch.object(GraphLowering, "decide_layout_opt", staticmethod(decided)),
+    ):
         yield
 
 
 @contextmanager
 def sums_written_once() -> Iterator[None]:
     """On a GPU a sum in half precision that several operations read is written to memory; turned ones as they ask for.
+
+    A map is written channels-last if it was so when the program was traced.
 
     By itself Inductor has each of them add anew, so that along a residual stream every norm reads all that was added so
     far (the step of StreamingSVD: 433 ms that way, 416 this way, on an H100). And a copy of what is turned lies as most
@@ -141,6 +152,8 @@ def sums_written_once() -> Iterator[None]:
         result: Any = lowering(graph, node)
         value: Any = node.meta.get("val")
         if node.target == torch.ops.aten.add.Tensor and len(node.users) > 1 and _is_half_on_gpu(value):
+            if _lies_channels_last(value):
+                return ExternKernel.require_channels_last(result)
             result.realize()
         if node.target == torch.ops.aten.clone.default and _is_half_on_gpu(value) and _is_turned_sum(node.args[0]):
             return ExternKernel.require_contiguous(result)
@@ -155,7 +168,7 @@ def rows_read_once() -> Iterator[None]:
     """On a GPU what is reduced along rows, as norms are, is read once and held in registers.
 
     By itself Inductor reads such rows again for every reduction, and for the result, where they are longer than 1024 or
-    any tensor beside them lies in another order.
+    any tensor beside them lies in another order, such as means of rows that it keeps apart by frames for alignment.
     """
     default = TritonKernel.should_use_persistent_reduction
 
@@ -167,7 +180,8 @@ def rows_read_once() -> Iterator[None]:
         along_rows = kernel.features.get_reduction_hint(kernel.tiling_scores) == ReductionHint.INNER
         return along_rows and bool(kernel.features.reduction_numel <= LONGEST_ROW)
 
-    with patch.object(TritonKernel, "should_use_persistent_reduction", holds):
+    unpadded = torch._inductor.config.patch(comprehensive_padding=False)
+    with unpadded, patch.object(TritonKernel, "should_use_persistent_reduction", holds):
         yield
 
 

@@ -1,4 +1,4 @@
-"""Linear layers of what a GroupNorm gives, with its factors in their weights: each frame has some of its own.
+"""Linear layers of what a GroupNorm gives, with its factors in their weights: each frame, or clip, has some of its own.
 
 Then normalised maps are neither written nor read, but the product takes the maps as they are. It pays where a frame has
 more pixels than a layer has columns. The product is rounded before the mean is taken from it: where that is as large as
@@ -6,6 +6,7 @@ the standard deviation of its group, the result is 1.6 times as far off as by th
 """
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,27 +20,56 @@ Node = Any  # an fx.Node, whose arguments have a type that is a union of everyth
 PIXELS = 2  # of a frame for each column, at least: below, the weights are as large as what they save
 
 
-def _layer() -> CallFunction:
-    """A layer of tokens, [N, h w, C], of maps that `export/kernel_pass.py: norms` normalises."""
+def _normed() -> CallFunction:
+    """Maps as `export/kernel_pass.py: norms` normalises them."""
     wide = CallFunction(aten.to.dtype, KeywordArg("maps"), torch.float32)
     scaled = CallFunction(aten.mul.Tensor, wide, KeywordArg("scale"))
-    normed = CallFunction(aten.to.dtype, CallFunction(aten.add.Tensor, scaled, KeywordArg("shift")), Ignored())
-    tokens = CallFunction(aten.transpose.int, CallFunction(aten.flatten.using_ints, normed, 2), 1, 2)
+    return CallFunction(aten.to.dtype, CallFunction(aten.add.Tensor, scaled, KeywordArg("shift")), Ignored())
+
+
+def _layer(tokens: CallFunction) -> CallFunction:
     return CallFunction(aten.linear.default, tokens, KeywordArg("weight"), KeywordArg("bias"))
 
 
-LAYER = _layer()
+def _of_frames() -> CallFunction:
+    """A layer of the tokens of [N, C, h, w], [N, P, C]."""
+    return _layer(CallFunction(aten.transpose.int, CallFunction(aten.flatten.using_ints, _normed(), 2), 1, 2))
+
+
+def _of_frames_by_axes() -> CallFunction:
+    """The same otherwise."""
+    rows = CallFunction(aten.permute.default, _normed(), [0, 2, 3, 1])
+    return _layer(CallFunction(aten.reshape.default, rows, Ignored()))
+
+
+def _of_pixels() -> CallFunction:
+    """A layer of the tokens of [B, C, F, P], [(B P), F, C]."""
+    clips = CallFunction(aten.reshape.default, _normed(), Ignored())
+    rows = CallFunction(aten.permute.default, clips, [0, 3, 4, 2, 1])
+    return _layer(CallFunction(aten.reshape.default, rows, Ignored()))
+
+
+LAYERS = ((_of_frames(), False), (_of_frames_by_axes(), False), (_of_pixels(), True))
+"""Patterns, and whether the tokens are pixels, of which each has its frames."""
 
 
 def normed_layers(node: Node) -> Node | None:
-    """The layer `node` with weights of each frame's own."""
-    names = found(LAYER, node)
-    if names is None:
-        return None
+    """The layer `node` with weights of each frame's, or clip's, own."""
+    for pattern, turned in LAYERS:
+        names = found(pattern, node)
+        if names is not None and _pays(node, names):
+            return _put(node, names, turned)
+    return None
+
+
+def _pays(node: Node, names: Mapping[str, Node]) -> bool:
+    pixels, columns = names["maps"].meta["val"][0, 0].numel(), node.meta["val"].shape[-1]
+    return _is_factor(names["scale"]) and _is_factor(names["shift"]) and pixels >= PIXELS * columns
+
+
+def _put(node: Node, names: Mapping[str, Node], turned: bool) -> Node:
     maps, scale, shift, weight, bias = (names[name] for name in ("maps", "scale", "shift", "weight", "bias"))
-    value, columns = maps.meta["val"], node.meta["val"].shape[-1]
-    if not (_is_factor(scale) and _is_factor(shift)) or value[0, 0].numel() < PIXELS * columns:
-        return None
+    value = maps.meta["val"]
 
     def call(target: Any, *arguments: Any) -> Node:
         return node.graph.call_function(target, arguments)
@@ -52,7 +82,11 @@ def normed_layers(node: Node) -> Node | None:
     biases = call(aten.add.Tensor, call(aten.sum.dim_IntList, shifted, [-1]), bias)
     # In float32, so that it is not written: what reads it adds.
     sum_ = call(aten.add.Tensor, call(aten.to.dtype, product, torch.float32), call(aten.unsqueeze.default, biases, 1))
-    return call(aten.to.dtype, sum_, value.dtype)
+    rows = call(aten.to.dtype, sum_, value.dtype)
+    if not turned:
+        return rows
+    frames = call(aten.reshape.default, rows, [*value.shape[:1], *value.shape[2:], -1])
+    return call(aten.reshape.default, call(aten.transpose.int, frames, 1, 2), [*node.meta["val"].shape])
 
 
 def _is_factor(node: Node) -> bool:

@@ -1,6 +1,7 @@
 """What is added to all pixels of a convolution's maps, such as the time embedding of a UNet, as part of its bias.
 
-A norm comes next, which reads its maps twice, so that adding could only be fused with what writes them.
+A norm comes next, which reads its maps twice, so that adding could only be fused with what writes them. All frames have
+the same time embedding, even where it is repeated for each.
 """
 
 from typing import Any
@@ -12,6 +13,8 @@ from stt2v.export.flat_program import calls
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
+BY_ROWS = (aten.linear.default, aten.silu.default, aten.to.dtype, aten.repeat_interleave.self_int)
+"""What gives equal rows for equal rows."""
 
 
 def put_shifts_into_biases(module: fx.GraphModule) -> None:
@@ -31,12 +34,24 @@ def _may_shift(layer: Node, shift: Node) -> bool:
     if len(layer.args) < 3 or layer.args[2] is None or len(layer.users) > 1:
         return False
     maps, added = layer.meta["val"], shift.meta["val"]
-    return added.dtype == maps.dtype and added.shape in ((1, maps.shape[1], 1, 1), (maps.shape[1], 1, 1))
+    if added.dtype != maps.dtype:
+        return False
+    one = added.shape in ((1, maps.shape[1], 1, 1), (maps.shape[1], 1, 1))
+    return one or (added.shape == (*maps.shape[:2], 1, 1) and _has_equal_rows(shift))
+
+
+def _has_equal_rows(node: Node) -> bool:
+    """Whether `node`, [N, ...], is one row repeated, and what becomes of it."""
+    while any(calls(node, target) for target in BY_ROWS) or (calls(node, aten.unsqueeze.default) and node.args[1] > 0):
+        node = node.args[0]
+    return calls(node, aten.expand.default) and node.args[0].meta["val"].shape[0] == 1
 
 
 def _shift(node: Node, layer: Node, shift: Node) -> None:
     x, weight, bias, *how = layer.args
     with node.graph.inserting_before(node):
+        if shift.meta["val"].ndim == node.meta["val"].ndim:
+            shift = node.graph.call_function(aten.slice.Tensor, (shift, 0, 0, 1))
         channels = node.graph.call_function(aten.reshape.default, (shift, [-1]))
         bias = node.graph.call_function(aten.add.Tensor, (bias, channels))
         shifted = node.graph.call_function(layer.target, (x, weight, bias, *how))

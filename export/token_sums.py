@@ -16,17 +16,17 @@ WIDEST = 640  # columns, up to which memory is what such layers wait for (`bench
 
 def _ending() -> CallFunction:
     """What `export/blends.py` makes of the end of a transformer."""
+    first = CallFunction(aten.reshape.default, KeywordArg("first"), Ignored())
     second = CallFunction(aten.linear.default, KeywordArg("more"), KeywordArg("more_weight"))
-    both = CallFunction(aten.add.Tensor, KeywordArg("first"), second)
-    maps = CallFunction(aten.reshape.default, CallFunction(aten.permute.default, both, [0, 2, 3, 1]), Ignored())
-    return CallFunction(aten.add.Tensor, KeywordArg("residual"), maps)
+    both = CallFunction(aten.add.Tensor, first, second)
+    return CallFunction(aten.add.Tensor, KeywordArg("residual"), CallFunction(aten.permute.default, both, [0, 2, 1, 3]))
 
 
 ENDING = _ending()
 
 
 def endings(node: Node) -> Node | None:
-    """Two layers of [B, P, F, K], the first in FP8 or not, and maps, [(B F), C, h, w]: `node` is the sum of all."""
+    """Two layers of [B, P, F, K], the first in FP8 or not, and rows of [B, F, P, C]: `node` is the sum of all."""
     names = found(ENDING, node)
     if names is None:
         return None
@@ -37,11 +37,8 @@ def endings(node: Node) -> Node | None:
     call, (clips, pixels, frames, _) = node.graph.call_function, more.meta["val"].shape
     x, weight, bias, scale = layer
     rows = call(aten.reshape.default, (x, [clips, pixels, frames, -1]))
-    by_clip = call(aten.reshape.default, (residual, [clips, frames, columns, pixels]))
     by_frame = [call(aten.permute.default, (each, [0, 2, 1, 3])) for each in (rows, more)]
-    last = call(aten.permute.default, (by_clip, [0, 1, 3, 2]))
-    result = call(linear.OP, (by_frame[0], weight, bias, last, scale, by_frame[1], more_weight))
-    return call(aten.reshape.default, (call(aten.permute.default, (result, [0, 1, 3, 2])), [*node.meta["val"].shape]))
+    return call(linear.OP, (by_frame[0], weight, bias, residual, scale, by_frame[1], more_weight))
 
 
 def turns(node: Node) -> Node | None:

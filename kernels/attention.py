@@ -1,7 +1,7 @@
 """Attention over the few frames of a pixel, and over the many pixels of a frame.
 
-Libraries tile sequences by 64 or 128, which wastes most of the work on 7, 16 or 25 frames. Here one block takes a head
-of a pixel, with everything in registers, and reads queries, keys and values wherever they lie. For long sequences
+Libraries tile sequences by 64 or 128, which wastes most of the work on 7, 16, 25 or 38 frames. Here one block takes a
+head of a pixel, with everything in registers, and reads queries, keys and values wherever they lie. For long sequences
 cuDNN has the fastest kernel on Hopper; PyTorch does not choose it by itself.
 """
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from stt2v.kernels.device import runs_triton
 
-LONGEST = 32  # frames
+LONGEST = 64  # frames: what a block holds in registers
 WIDTHS = (16, 32, 64, 128)  # of a head
 WIDEST = 128  # head that cuDNN has a kernel for
 
@@ -35,9 +35,10 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
     out = q.new_empty(batch, length, heads, width).transpose(1, 2)
     strides = [stride for tensor in (q, k, v, out) for stride in tensor.stride()[:3]]
+    rows, keys = _padded(length), _padded(k.shape[2])
     _attend[(batch * heads,)](
         q, k, v, out, *strides, heads, length, k.shape[2], scale * LOG2_E,
-        LENGTH=_padded(length), KEYS=_padded(k.shape[2]), WIDTH=width, num_warps=2,
+        LENGTH=rows, KEYS=keys, WIDTH=width, num_warps=2 if max(rows, keys) <= 32 else 4,
     )  # fmt: skip
     return out
 

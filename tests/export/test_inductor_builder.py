@@ -116,5 +116,26 @@ def test_turned_sums_are_laid_as_they_are_asked_for() -> None:
     assert results == ["laid clone_default", "clone_default_1"]
 
 
+def test_sums_of_maps_are_laid_as_they_were_traced() -> None:
+    graph, sizes = torch.fx.Graph(), (2, 8, 4, 4)
+    nodes = [_sum_of(graph.placeholder(name)) for name in ("maps", "tokens")]
+    with FakeTensorMode():
+        for node, order in zip(nodes, (torch.channels_last, torch.contiguous_format), strict=True):
+            node.meta["val"] = torch.empty(sizes, dtype=torch.float16, device="cuda", memory_format=order)
+            _ = _sum_of(node), _sum_of(node)  # which read it
+    realized: list[str] = []
+
+    def lowered(_: GraphLowering, node: torch.fx.Node) -> object:
+        return SimpleNamespace(name=node.name, realize=lambda: realized.append(node.name))
+
+    with (
+        patch.object(GraphLowering, "run_node", lowered),
+        patch.object(ExternKernel, "require_channels_last", lambda result: f"laid {result.name}"),
+        sums_written_once(),
+    ):
+        results = [GraphLowering.run_node(cast(GraphLowering, None), node) for node in nodes]
+    assert (results[0], realized) == ("laid add_tensor", ["add_tensor_1"])
+
+
 def _sum_of(x: torch.fx.Node) -> torch.fx.Node:
     return x.graph.call_function(torch.ops.aten.add.Tensor, (x, x))

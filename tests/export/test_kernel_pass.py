@@ -1,6 +1,7 @@
 """The pass that puts our kernels in: it finds every place, and what is computed stays the same."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import cast
 from unittest.mock import patch
 
@@ -88,7 +89,7 @@ def counted(**found: int) -> Mapping[str, int]:
         # attention over pixels and convolutions are left to fp16, and the smallest maps are normalised as they are
         ("half", counted(norms=60, gates=18, endings=6, turns=6, normed_layers=4, attentions=13)),
         ("vae_decode_1", counted(norms=41)),
-        ("enhance_8_half", counted(norms=58, gates=9)),
+        ("enhance_8_half", counted(norms=58, gates=9, endings=9, normed_layers=9)),
     ],
 )
 def test_kernels_change_nothing(tiny: Mapping[str, GraphMaker], name: str, counts: Mapping[str, int]) -> None:
@@ -134,6 +135,23 @@ def test_shifts_of_all_maps_are_in_the_bias(times: int, last: str) -> None:
     put_shifts_into_biases(program.module)
     (result,) = program.module.graph.output_node().args[0]
     assert str(result.target) == last
+    assert worst(graph, run(graph, "fp32")[0]) < 1e-6
+
+
+class Repeated(Shifted):
+    """The same with a time for each clip, [B, 4], of which only the first counts."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        frames = time[:1].expand(len(time), -1).repeat_interleave(len(x) // len(time), 0)
+        return super().forward(x, functional.silu(frames))
+
+
+def test_a_shift_that_is_repeated_for_each_map_is_in_the_bias() -> None:
+    graph = Graph("repeated", Repeated(), {"x": torch.zeros(6, 8, 5, 6), "time": torch.zeros(2, 4)}, ("y",))
+    program = flatten(exported_from_graph(graph))
+    put_shifts_into_biases(program.module)
+    (result,) = program.module.graph.output_node().args[0]
+    assert result.target == torch.ops.aten.conv2d.default
     assert worst(graph, run(graph, "fp32")[0]) < 1e-6
 
 
@@ -196,7 +214,7 @@ def test_largest_of_a_map_is_sought_before_it_is_enlarged() -> None:
     flat = flatten(exported_from_graph(in_type(graph, torch.bfloat16)))
     program, counts = quantise(flat, fewest=dict.fromkeys(KINDS, 1))
     assert counts["fp8_convolutions"] == 1
-    (largest,) = program.module.graph.find_nodes(op="call_function", target=torch.ops.aten.amax.default)
+    _, largest = program.module.graph.find_nodes(op="call_function", target=torch.ops.aten.amax.default)
     while largest.op == "call_function":
         assert largest.target != torch.ops.aten.upsample_nearest2d.vec
         (largest,) = largest.all_input_nodes
@@ -318,4 +336,7 @@ def test_only_maps_are_laid_channels_last() -> None:
         maps_apart_from_tokens(),
     ):
         chosen = GraphLowering.find_nodes_prefer_channels_last(cast(GraphLowering, None))
+        assert GraphLowering.decide_layout_opt(
+            cast(torch.fx.GraphModule, SimpleNamespace(graph=graph)), is_inference=True
+        )
     assert [node.name for node in chosen] == ["maps"]

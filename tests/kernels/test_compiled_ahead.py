@@ -24,7 +24,7 @@ def test_compile_for_hopper() -> None:
         "_condense",
         "_merge",
         "_merge",
-        "_attend",
+        *["_attend"] * 2,
         *["_geglu"] * 6,
         *["_convolve"] * 6,
         *["_linear"] * 2,
@@ -42,6 +42,7 @@ def compile_all() -> None:
     for offset in ({}, {"offset": None}):
         check(group_norm._merge, {"WIDTH": 16, "CHUNK": 256} | offset, 4)
     check(attention._attend, {"LENGTH": 32, "KEYS": 32, "WIDTH": 64}, 2, "mma.sync")
+    check(attention._attend, {"LENGTH": 64, "KEYS": 64, "WIDTH": 64}, 4, "wgmma")
     none, scales = {"scale": None, "x_scale": None}, {"scale": "*fp32", "x_scale": "*fp32"}
     check_gates("fp16", "fp16", 64, none, {})
     check_gates("fp8e4nv", "bf16", 128, {}, scales)

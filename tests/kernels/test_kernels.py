@@ -69,7 +69,7 @@ def test_factors_of_maps_for_the_norm_of_others() -> None:
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("queries", "keys", "width"), [(25, 25, 64), (25, 7, 16), (16, 16, 32)])
+@pytest.mark.parametrize(("queries", "keys", "width"), [(25, 25, 64), (25, 7, 16), (16, 16, 32), (38, 38, 64)])
 def test_short_attention_reads_any_layout(queries: int, keys: int, width: int, dtype: torch.dtype) -> None:
     q = random(3, queries, 2, width, dtype=dtype).transpose(1, 2)  # as linear layers leave heads
     k, v = (random(3, 2, keys, width, dtype=dtype, seed=seed) for seed in (1, 2))
