@@ -88,7 +88,7 @@ class Run(Closing):
         """The file of `unit` itself, to fill, and to be read from then on; what `finish` finishes later.
 
         Raises StoppedError when the disk is full; nothing stays of a block that fails, and nothing counts of one that
-        was killed.
+        was killed. Who fills it calls `on_unit`, once something will finish it.
         """
         path = self.path(unit)
         with pausing(self.directory):
@@ -106,7 +106,6 @@ class Run(Closing):
             sync(path)
             sync(path.parent)
             self._note(unit)
-        self.on_unit(unit)
 
     def adopt(self, unit: str, other: "Run") -> None:
         """Take over `unit` of another run as the same file: a link where the file system has links, else a copy.

@@ -66,9 +66,18 @@ class RunKeeper:
 
     @contextmanager
     def behind(self) -> Iterator["RunKeeper"]:
-        """See `Keeper`. One state waits for the disk; what goes wrong there is raised when the next one is filled."""
+        """See `Keeper`. One state waits for the disk; what goes wrong there is raised when the next one is filled.
+
+        What is filled is finished too where the block raises: it is good whatever comes after it.
+        """
+        failed: BaseException | None = None
         with belt(self._finish, 1) as later:
-            yield RunKeeper(self.run, self.folder, later)
+            try:
+                yield RunKeeper(self.run, self.folder, later)
+            except BaseException as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def last(self, number: int, shape: Shape) -> tuple[int, State] | None:
         """See `Keeper`."""
@@ -90,6 +99,7 @@ class RunKeeper:
             self.later(unit)
         else:
             self._finish((unit,))
+        self.run.on_unit(unit)
 
     def _finish(self, units: Iterable[str]) -> None:
         """Finish each of `units`, which makes those before it needless."""

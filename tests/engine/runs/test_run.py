@@ -208,6 +208,30 @@ def test_a_state_that_could_not_be_kept_ends_the_next_one(run: Run, monkeypatch:
     assert (state.latents[0:1] == 0).all()
 
 
+def test_a_state_that_was_filled_is_kept_when_the_user_stops_after_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next step is not begun."""
+    begun: list[int] = []
+
+    def stop(unit: str) -> None:
+        if "step-0001" in unit:
+            raise StoppedError("as asked")
+
+    def steps() -> None:
+        with RunKeeper(run, "8-frames").behind() as keeper:
+            for number in range(9):
+                begun.append(number)
+                fill(keeper, number)
+
+    monkeypatch.setattr(runs, "sync", lambda path: time.sleep(0.01))
+    run.on_unit = stop
+    with pytest.raises(StoppedError, match="as asked"):
+        steps()
+    assert begun == [0, 1]
+    assert run.finished() == ["8-frames/pass-0-step-0001.f32"]
+
+
 @pytest.mark.parametrize("written", [b"", b"half", bytes(48)])
 def test_a_state_counts_only_when_it_is_noted(run: Run, written: bytes, tmp_path: Path) -> None:
     """A process that was killed may leave it in any form: the run goes on from the one before."""
