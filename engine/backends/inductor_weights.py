@@ -171,7 +171,8 @@ class CardWeights:
 
     def release(self, table: Table) -> None:
         """See `Weights`."""
-        self._arrived()
+        with suppress(Exception):  # what fails to come is brought again, and told, when its engine runs
+            self._arrived()
         self._card.synchronize()
         keys = [row.key for row in table.rows]
         self.residency.forget(keys)

@@ -131,6 +131,17 @@ def test_a_card_that_is_full_all_the_same_leaves_the_account_right(tables: dict[
     assert weights.residency.held == card.held == 1012
 
 
+def test_what_fails_to_come_is_told_to_the_engine_that_needs_it(tables: dict[str, Table]) -> None:
+    weights = CardWeights(Residency(1 << 30), CountingCard(2000))
+    needs = {name: table.needs(SPEC) for name, table in tables.items()}
+    weights.expect([(name, tables[name], needs[name]) for name in ("b", "a")])
+    weights.of("b", tables["b"], needs["b"])
+    weights.release(tables["b"])
+    assert weights.residency.held == 0
+    with pytest.raises(torch.OutOfMemoryError):
+        weights.of("a", tables["a"], needs["a"])
+
+
 def test_an_engine_that_does_not_fit_is_not_brought(tables: dict[str, Table]) -> None:
     weights = CardWeights(Residency(1 << 20), CountingCard(0))
     with pytest.raises(OutOfMemoryError, match="engine 'a' takes"):
