@@ -31,6 +31,7 @@ from stt2v.export.blends import merge_blends
 from stt2v.export.capture import Program
 from stt2v.export.chains import compose_layers
 from stt2v.export.compilers import Compiled, Finish
+from stt2v.export.constants import work_out
 from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import FlatProgram, flatten
 from stt2v.export.fp8 import quantise
@@ -188,7 +189,7 @@ def lower(
         from torch.export.passes import move_to_device_pass
 
         exported = move_to_device_pass(exported, target)
-    program = put_shares_into_weights(flat_maps(flatten(exported)))
+    program = put_shares_into_weights(flat_maps(work_out(flatten(exported))))
     put_shifts_into_biases(program.module)
     program = join_layers(compose_layers(merge_blends(program)))
     counts: dict[str, int] = {}

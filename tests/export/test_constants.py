@@ -1,0 +1,44 @@
+"""What depends on weights alone is worked out beforehand, and nothing else."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stt2v.export.capture import exported_from_graph
+from stt2v.export.constants import work_out
+from stt2v.export.flat_program import FlatProgram, flatten
+from stt2v.export.graph import Graph
+from stt2v.export.reference import seeded_inputs
+
+
+class Numbered(nn.Module):
+    """x: [3, 8] -> the same, with an embedding of each row's number, by layers, and a layer that sees x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.own = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 8)
+        self.scale = nn.Parameter(torch.rand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(len(x)).float()[:, None] * torch.ones(8)
+        embedding: Tensor = self.second(functional.silu(self.first(places.sin()))) * self.scale
+        return x + self.own(x * self.scale) + embedding
+
+
+def test_embeddings_of_numbers_are_weights() -> None:
+    torch.manual_seed(0)
+    graph = Graph("numbered", Numbered(), {"x": torch.zeros(3, 8)}, ("y",))
+    program = flatten(exported_from_graph(graph))
+    known = work_out(program)
+    assert _layers(program) == 3
+    assert _layers(known) == 1
+    assert sorted(known.weights) == ["mul_1_known", "p_own_bias", "p_own_weight", "p_scale"]
+    places = [node.name for node in known.module.graph.find_nodes(op="placeholder")]
+    assert places == [*known.weights, "x"]
+    x = torch.from_numpy(seeded_inputs(graph)["x"])
+    expected, actual = (each.module(*each.weights.values(), x)[0] for each in (program, known))
+    assert torch.equal(actual, expected)
+
+
+def _layers(program: FlatProgram) -> int:
+    return len(program.module.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default))
