@@ -12,7 +12,7 @@ from stt2v.engine.parity import LIMITS
 from stt2v.export.flat_program import FlatProgram
 from stt2v.export.fp8 import FEWEST, layers, quantise
 
-TRIALS = 24  # groups of neighbouring layers that are tried by themselves
+TRIALS = 24  # groups of neighbouring layers of a kind that are tried by themselves
 LIMIT = 0.95 * LIMITS["fp8"]  # beside a program in bfloat16, which is off itself
 
 
@@ -28,12 +28,12 @@ def sensitive_layers(
     """The weights of the layers that have to stay so that FP8 in the others moves the outputs by `limit` at most.
 
     Where all may be in FP8 that takes two runs of the program. Else each is first tried in FP8 by itself (in a large
-    network with its neighbours, because a run takes seconds). As few as have to stay, those first that hurt most for
+    network with its neighbours of the same kind, because a run takes seconds). As few as have to stay, those first that hurt most for
     the work that FP8 would speed up: what independent errors add up to is the sum of their squares.
     `limit` is of rel, ||a-b|| / ||b|| of the worst output.
     """
     work = layers(program, fewest)
-    names = [*work]
+    names = sorted(work, key=lambda name: program.weights[name].ndim)
     if not names:
         return ()
     exact = _outputs(program, inputs)
