@@ -29,7 +29,7 @@ def work_out(program: FlatProgram) -> FlatProgram:
             with module.graph.inserting_before(first_input):
                 place = module.graph.placeholder(f"{node.name}_known")
             place.meta["val"] = node.meta["val"]
-            weights[place.name] = _value(node, values).contiguous()
+            values[place] = weights[place.name] = _value(node, values).contiguous()
             node.replace_all_uses_with(place)
     return trimmed(module, weights)
 
