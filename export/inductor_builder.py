@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
+from torch._inductor.codegen import triton as triton_code
 from torch._inductor.codegen.triton import TritonKernel
 from torch._inductor.graph import GraphLowering
 from torch._inductor.ir import ExternKernel
@@ -36,6 +37,7 @@ from stt2v.export.quiet import quiet
 JOB, REPORT = "job.pickle", "report.json"
 ONLY_THE_GRAPH = Options(ops_filter=None, node_metadata_key_filter=lambda key: False)
 HALF = (torch.float16, torch.bfloat16)
+LONGEST_NAME = 100  # letters that say what a kernel is made of
 LONGEST_ROW = 2048  # values that a block holds in registers
 
 
@@ -106,6 +108,7 @@ def compile_graph(module: fx.GraphModule, arguments: Sequence[Tensor]) -> Any:
         maps_apart_from_tokens(),
         sums_written_once(),
         rows_read_once(),
+        names_that_are_found(),
         quiet("torch._inductor", "torch._functorch"),
     ):
         return torch._inductor.standalone_compile(module, list(arguments), dynamic_shapes="from_example_inputs")
@@ -182,6 +185,22 @@ def rows_read_once() -> Iterator[None]:
 
     unpadded = torch._inductor.config.patch(comprehensive_padding=False)
     with unpadded, patch.object(TritonKernel, "should_use_persistent_reduction", holds):
+        yield
+
+
+@contextmanager
+def names_that_are_found() -> Iterator[None]:
+    """Kernels on a GPU have names short enough to be loaded as they were compiled.
+
+    Triton cuts the names of its files to 150 letters, and Inductor looks for them uncut: what has a longer one would be
+    compiled anew in each process (0.3 to 0.5 s each, 14 in a step of StreamingSVD), and launched by a slower way.
+    """
+    whole: Any = vars(triton_code)["get_fused_kernel_name"]
+
+    def cut(*what: Any) -> str:
+        return str(whole(*what))[:LONGEST_NAME]
+
+    with patch.object(triton_code, "get_fused_kernel_name", cut):
         yield
 
 

@@ -28,8 +28,8 @@ def sensitive_layers(
     """The weights of the layers that have to stay so that FP8 in the others moves the outputs by `limit` at most.
 
     Where all may be in FP8 that takes two runs of the program. Else each is first tried in FP8 by itself (in a large
-    network with its neighbours of the same kind, because a run takes seconds). As few as have to stay, those first that hurt most for
-    the work that FP8 would speed up: what independent errors add up to is the sum of their squares.
+    network with its neighbours of the same kind, because a run takes seconds). As few as have to stay, those first that
+    hurt most for the work that FP8 would speed up: what independent errors add up to is the sum of their squares.
     `limit` is of rel, ||a-b|| / ||b|| of the worst output.
     """
     work = layers(program, fewest)

@@ -11,6 +11,7 @@ import pytest
 import sympy
 import torch
 from torch import Tensor, nn
+from torch._inductor.codegen import triton as triton_code
 from torch._inductor.codegen.triton import TritonKernel
 from torch._inductor.graph import GraphLowering
 from torch._inductor.ir import ExternKernel
@@ -20,7 +21,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from stt2v.export.capture import program_from_graph
 from stt2v.export.flat_program import flatten
 from stt2v.export.graph import Graph
-from stt2v.export.inductor_builder import Job, Layout, rows_read_once, stand_ins, sums_written_once
+from stt2v.export.inductor_builder import (
+    Job,
+    Layout,
+    names_that_are_found,
+    rows_read_once,
+    stand_ins,
+    sums_written_once,
+)
 from stt2v.export.kernel_pass import put_kernels
 
 READ = """
@@ -135,6 +143,15 @@ def test_sums_of_maps_are_laid_as_they_were_traced() -> None:
     ):
         results = [GraphLowering.run_node(cast(GraphLowering, None), node) for node in nodes]
     assert (results[0], realized) == ("laid add_tensor", ["add_tensor_1"])
+
+
+def test_kernels_have_names_that_triton_does_not_cut() -> None:
+    with patch.object(triton_code, "get_fused_kernel_name", lambda nodes, how: "fused_" + "add_" * 99):
+        with names_that_are_found():
+            name = triton_code.get_fused_kernel_name([], "original_aten")
+        assert len(triton_code.get_fused_kernel_name([], "original_aten")) > 150
+    assert name.startswith("fused_add_")
+    assert len(f"triton_red_{name}_12345") <= 150  # see triton/compiler/compiler.py
 
 
 def _sum_of(x: torch.fx.Node) -> torch.fx.Node:
