@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from stt2v import cli
+from stt2v.engine import run_costs
+from stt2v.engine.backends.residency import Needs
 from stt2v.engine.errors import EngineSetError
 from stt2v.engine.figures import Figures
 from stt2v.engine.manifest import read_manifest, write_manifest
@@ -18,7 +20,7 @@ from stt2v.engine.models import find_model
 from stt2v.engine.parity import Parity, write_parity
 from stt2v.engine.plan import plan_run
 from stt2v.engine.request import Request
-from stt2v.engine.run_costs import RunCost, run_cost
+from stt2v.engine.run_costs import HOST_OF_ENGINE, RunCost, run_cost
 from stt2v.engine.store import SHIPPED
 
 PICTURE = Path(__file__).parents[1] / "data" / "landscape.jpg"
@@ -89,6 +91,14 @@ def test_several_cards_share_what_is_independent(on_cards: Path) -> None:
     assert one.host_bytes < two.host_bytes < three.host_bytes
     assert "by 2 cards" in two.summary
     assert "of each other card" in two.lines()[1]
+
+
+def test_engines_on_a_card_take_memory_of_the_host_too(on_cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = cost("tiny", on_cards, num_frames=64)
+    names = [entry.spec.name for entry in read_manifest(on_cards).engines]
+    monkeypatch.setattr(run_costs, "engine_needs", lambda *_: dict.fromkeys(names, Needs({}, 0)))
+    made = cost("tiny", on_cards, num_frames=64)
+    assert made.host_bytes - without.host_bytes == pytest.approx(15 * HOST_OF_ENGINE, rel=0.05)  # those that it calls
 
 
 def test_processes_on_one_processor_gain_no_time_and_take_memory_each(certified: Path) -> None:
