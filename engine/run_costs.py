@@ -37,8 +37,8 @@ PIXELS_HELD = 3
 """How often a chunk's frames are in memory as float32 while they are decoded: in groups, joined, as what is written."""
 
 HOST_OF_ENGINE = 100 << 20
-"""Bytes of the host for an engine whose weights are on a card: its code, and what PyTorch keeps of it. StreamingSVD's 17
-engines on an H100 take 3.0 GiB in fp16 and 3.5 in FP8, of which 1.4 before the first."""
+"""Bytes of the host for an engine whose weights are on a card: its code, and what PyTorch keeps of it (17 engines of
+StreamingSVD on an H100: 3.0 GiB in fp16 and 3.5 in FP8, of which 1.4 before the first)."""
 
 
 @dataclass(frozen=True)
@@ -152,15 +152,13 @@ def run_cost(
     called = {call.engine for counts in calls.values() for call in counts}
     figures = measured_figures(model, directory, manifest) if directory and manifest else tabled_figures(model, called)
     place = (manifest.backend, manifest.target) if manifest else ("", "")
-    base = _base_memory(*place, gpus > 1)
+    base = _base_memory(*place, gpus > 1) + HOST_OF_ENGINE * len(called & needs.keys())
     held = base + _frame_bytes(model, plan)
     if HOST_TARGET in place:
         stages = _stages(calls, figures, gpus, 1, held, base)
         held, base = max(stage.bytes for stage in stages), max(stage.others for stage in stages)
     else:
         stages = _stages(calls, figures, gpus, gpus, 0, 0)
-        kept = HOST_OF_ENGINE * len(called & needs.keys())
-        held, base = held + kept, base + kept
     stages = tuple(_on_card(stage, memory) for stage in stages) if needs else stages
     return RunCost(
         directory,

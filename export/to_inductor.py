@@ -27,7 +27,6 @@ from stt2v.engine.backends.inductor_weights import TABLE, WEIGHTS
 from stt2v.engine.errors import ExportError
 from stt2v.engine.manifest import EngineEntry
 from stt2v.export.biases import leave_biases_to_sums
-from stt2v.export.blends import merge_blends
 from stt2v.export.capture import Program
 from stt2v.export.chains import compose_layers
 from stt2v.export.compilers import Compiled, Finish
@@ -41,6 +40,7 @@ from stt2v.export.sensitivity import is_for_fp8, sensitive_layers
 from stt2v.export.shares import put_shares_into_weights
 from stt2v.export.shifts import put_shifts_into_biases
 from stt2v.export.side_by_side import join_layers
+from stt2v.export.transformer_ends import merge_ends
 from stt2v.export.weight_file import WeightFile
 
 KEPT = (".so", ".cubin", ".json", ".ptx")  # files of the compiler's cache that loading looks for
@@ -191,7 +191,7 @@ def lower(
         exported = move_to_device_pass(exported, target)
     program = put_shares_into_weights(flat_maps(work_out(flatten(exported))))
     put_shifts_into_biases(program.module)
-    program = join_layers(compose_layers(merge_blends(program)))
+    program = join_layers(compose_layers(merge_ends(program)))
     counts: dict[str, int] = {}
     kept: tuple[str, ...] = ()
     if is_for_fp8(program):

@@ -15,7 +15,7 @@ WIDEST = 640  # columns, up to which memory is what such layers wait for (`bench
 
 
 def _ending() -> CallFunction:
-    """What `export/blends.py` makes of the end of a transformer."""
+    """What `export/transformer_ends.py` makes of the end of a transformer."""
     first = CallFunction(aten.reshape.default, KeywordArg("first"), Ignored())
     second = CallFunction(aten.linear.default, KeywordArg("more"), KeywordArg("more_weight"))
     both = CallFunction(aten.add.Tensor, first, second)

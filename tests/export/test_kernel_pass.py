@@ -17,7 +17,6 @@ from triton import knobs
 from stt2v.engine.models import find_model
 from stt2v.export import fp8, sensitivity
 from stt2v.export.biases import leave_biases_to_sums
-from stt2v.export.blends import merge_blends
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.chains import compose_layers
 from stt2v.export.epilogues import put_epilogues
@@ -34,6 +33,7 @@ from stt2v.export.sensitivity import sensitive_layers
 from stt2v.export.shares import put_shares_into_weights
 from stt2v.export.shifts import put_shifts_into_biases
 from stt2v.export.side_by_side import join_layers
+from stt2v.export.transformer_ends import merge_ends
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
     flat = flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision]))))
     program, counts = put_shares_into_weights(flat), dict[str, int]()
     put_shifts_into_biases(program.module)
-    program = join_layers(compose_layers(merge_blends(program)))
+    program = join_layers(compose_layers(merge_ends(program)))
     if precision == "fp8":
         program, counts = quantise(program, fewest=dict.fromkeys(KINDS, 1))
     counts |= put_kernels(program.module)

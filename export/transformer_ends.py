@@ -21,8 +21,6 @@ from stt2v.export.shares import number
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
-
-
 LAST = CallFunction(aten.linear.default, *map(KeywordArg, ("gated", "inner", "inner_bias")))
 
 
@@ -71,7 +69,7 @@ def _over_frames() -> CallFunction:
 
 
 Sizes = tuple[int, int, int]
-ENDINGS: tuple[tuple[CallFunction, Callable[[torch.Size, int], Sizes]], ...] = (
+ENDS: tuple[tuple[CallFunction, Callable[[torch.Size, int], Sizes]], ...] = (
     (_of_blends(), lambda tokens, pixels: (tokens[0], tokens[1], tokens[2])),
     (_over_pixels(), lambda tokens, pixels: (tokens[0], pixels, 1)),
     (_over_frames(), lambda tokens, pixels: (tokens[0] // pixels, pixels, tokens[1])),
@@ -79,11 +77,11 @@ ENDINGS: tuple[tuple[CallFunction, Callable[[torch.Size, int], Sizes]], ...] = (
 """Patterns, and the clips, pixels and frames of what comes before their last layer, whose map has so many pixels."""
 
 
-def merge_blends(program: FlatProgram) -> FlatProgram:
+def merge_ends(program: FlatProgram) -> FlatProgram:
     """`program` with the layers at such ends merged; what it computes stays the same."""
     module, weights = copied(program)
     for node in list(module.graph.find_nodes(op="call_function", target=aten.add.Tensor)):
-        for pattern, sizes in ENDINGS:
+        for pattern, sizes in ENDS:
             names = found(pattern, node)
             if names and _merge_weights(weights, names):
                 _merge(node, names, sizes(names["before"].meta["val"].shape, node.meta["val"][0, 0].numel()))

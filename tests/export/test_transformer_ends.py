@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from triton import knobs
 
 from stt2v.export import fp8
-from stt2v.export.blends import merge_blends
 from stt2v.export.capture import exported_from_graph
 from stt2v.export.flat_program import flatten
 from stt2v.export.graph import Graph
@@ -15,6 +14,7 @@ from stt2v.export.models.video_transformer import VideoTransformer
 from stt2v.export.precision import in_type
 from stt2v.export.random_weights import random_state
 from stt2v.export.reference import seeded_inputs
+from stt2v.export.transformer_ends import merge_ends
 
 FRAMES = 3
 
@@ -41,7 +41,7 @@ def test_ends_are_merged(depth: int, by_frames: bool) -> None:
         inputs["images"] = torch.zeros(2, FRAMES)
     graph = Graph("network", Network(depth), inputs, ("y",))
     program = flatten(exported_from_graph(graph))
-    merged = merge_blends(program)
+    merged = merge_ends(program)
     arrays = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
     with torch.no_grad():
         expected, actual = (each.module(*each.weights.values(), *arrays)[0] for each in (program, merged))
@@ -56,7 +56,7 @@ def test_an_end_that_adds_more_than_once_is_left_alone() -> None:
     *_, last = program.module.graph.find_nodes(op="call_function", target=torch.ops.aten.add.Tensor)
     last.kwargs = {"alpha": 2}
     program.module.recompile()
-    merged = merge_blends(program)
+    merged = merge_ends(program)
     arrays = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
     with torch.no_grad():
         expected, actual = (each.module(*each.weights.values(), *arrays)[0] for each in (program, merged))
@@ -69,7 +69,7 @@ def test_a_kernel_adds_what_the_last_layer_gives_in_fp8(monkeypatch: pytest.Monk
         monkeypatch.setattr(fp8, name, 1)
     inputs = {"x": torch.zeros(2 * FRAMES, 32, 4, 5), "context": torch.zeros(2, 32)}
     graph = in_type(Graph("network", Network(1), inputs, ("y",)), torch.bfloat16)
-    program, found = fp8.quantise(merge_blends(flatten(exported_from_graph(graph))))
+    program, found = fp8.quantise(merge_ends(flatten(exported_from_graph(graph))))
     arrays = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
     arguments = (*program.weights.values(), *arrays)
     assert found["fp8_linears"] == 6  # around three gated units
