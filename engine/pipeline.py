@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from stt2v.engine.backends.base import Array, Engine, Frames
+from stt2v.engine.backends.base import Array, Engine, Frames, Value
 from stt2v.engine.drift import DriftWatch
+from stt2v.engine.errands import Errands
 from stt2v.engine.errors import EngineSetError, Stt2vError, UsageError
 from stt2v.engine.first_chunk import first_chunk_frames
-from stt2v.engine.loop import Loop, OnStep, first_attempt
+from stt2v.engine.loop import Handover, Loop, OnStep, first_attempt
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.tokenizer import Tokenizer, Tokens
 from stt2v.engine.models.conditions import Start, open_conditions
@@ -23,14 +25,17 @@ from stt2v.engine.run_costs import cost_on
 from stt2v.engine.runs.chunks import Chunks
 from stt2v.engine.runs.run import Run
 from stt2v.engine.runs.states import RunKeeper
-from stt2v.engine.stages.decode import from_uint8
+from stt2v.engine.stages.decode import from_uint8, to_uint8
 from stt2v.engine.stages.enhance import Tools, enhanced, enhancer_windows, open_enhancer
 from stt2v.engine.stages.interpolate import interpolate
 
 SEGMENT = 48  # frames of the file that are encoded, and kept, at a time
 
 OnBase = Callable[[int, Frames], None]
-"""Called with each chunk's index and its frames of the base video, [n, H, W, 3], uint8, before they are enhanced."""
+"""Called with each chunk's index and its frames of the base video, [n, H, W, 3], uint8, before they are enhanced.
+
+One call at a time, by whatever thread has kept them.
+"""
 
 
 def unseen(chunk: int, frames: Frames) -> None:
@@ -64,7 +69,7 @@ class Pipeline:
         """
         self._tell_cost()
         chunks = Chunks(run, self.model, self.plan.chunks, self.plan.clip_frames)
-        generated = self._seen(chunks, self._generated(chunks, picture, on_step))
+        generated = self._generated(chunks, picture, on_step)
         if self.plan.enhancing:
             keeper = RunKeeper(run, self.plan.folder)
             frames = self._enhanced(generated, chunks, keeper, picture, first)
@@ -89,25 +94,46 @@ class Pipeline:
         return -(-SEGMENT // 2 // batch) * batch
 
     def _generated(self, chunks: Chunks, picture: Frames | None, on_step: OnStep) -> Iterator[int]:
-        """The numbers of the chunks, each once it is finished."""
-        count, after = len(self.plan.chunks), chunks.handover()
+        """The numbers of the chunks, each once it is finished; where all are needed first, while a thread keeps it."""
+        after = chunks.handover()
         finished = after.chunk if after else 0
-        yield from range(finished)
-        if finished == count:
+        for index in range(finished):
+            self._show(chunks, index)
+            yield index
+        if finished == len(self.plan.chunks):
             return
-        start = Start(None if picture is None else model_image(picture), self._texts())
-        conditions = open_conditions(self.model, self.engines, start, self.noise)
-        watch, given = self._drift_watch(), None if after else self._given_chunk()
+        watch = self._drift_watch()
         if watch and after:
             watch.begin(chunks.frames(0))
+        with Errands() as later:
+            loop = self._loop(picture, after, watch, once_done(later, on_step))
+            self.progress.stage("generate", self._steps_left(finished))
+            for index, frames in enumerate(loop.chunks(len(self.plan.chunks), after), finished):
+                later.send(partial(self._keep, chunks, index, frames))
+                if not self.plan.enhancing:
+                    later.wait()
+                chunks.tell(index)
+                if watch and index == 0:
+                    watch.begin(to_uint8(frames))
+                yield index
+
+    def _loop(self, picture: Frames | None, after: Handover | None, watch: DriftWatch | None, on_step: OnStep) -> Loop:
+        """What makes the chunks, the first one or those from `after` on."""
+        start = Start(None if picture is None else model_image(picture), self._texts())
+        conditions = open_conditions(self.model, self.engines, start, self.noise)
+        given = None if after else self._given_chunk()
         settle, streaming = watch.settle if watch else first_attempt, self.settings.streaming
-        loop = Loop(self.model, self.engines, conditions, self.noise, streaming, on_step, given, settle)
-        self.progress.stage("generate", self._steps_left(finished))
-        for index, frames in enumerate(loop.chunks(count, after), finished):
-            chunks.keep(index, frames)
-            if watch and index == 0:
-                watch.begin(chunks.frames(0))
-            yield index
+        return Loop(self.model, self.engines, conditions, self.noise, streaming, on_step, given, settle)
+
+    def _keep(self, chunks: Chunks, index: int, frames: Array) -> None:
+        chunks.keep(index, frames)
+        self._show(chunks, index)
+
+    def _show(self, chunks: Chunks, index: int) -> None:
+        """Let `on_base` see those frames of a finished chunk that the video is made of."""
+        left = self.plan.base_frames - self.plan.chunks[index].start
+        if left > 0:
+            self.on_base(index, chunks.frames(index)[:left])
 
     def _steps_left(self, finished: int) -> int:
         return self.settings.streaming.steps * (len(self.plan.chunks) - finished) if finished else self.plan.steps
@@ -115,14 +141,6 @@ class Pipeline:
     def _drift_watch(self) -> DriftWatch | None:
         how = self.settings.drifting
         return DriftWatch(how, self.settings.streaming.steps, self.progress) if how else None
-
-    def _seen(self, chunks: Chunks, generated: Iterator[int]) -> Iterator[int]:
-        """`generated` as it is; `on_base` sees those frames that the video is made of."""
-        for index in generated:
-            left = self.plan.base_frames - self.plan.chunks[index].start
-            if left > 0:
-                self.on_base(index, chunks.frames(index)[:left])
-            yield index
 
     def _given_chunk(self) -> Array | None:
         """The first chunk where another program makes it, as the loop takes it."""
@@ -197,6 +215,16 @@ class Pipeline:
             known = ", ".join(map(str, made))
             return UsageError(f"window is {how.window}, the engine set has windows of {known}; choose one of these")
         return None
+
+
+def once_done(errands: Errands, on_step: OnStep) -> OnStep:
+    """`on_step`, told of a step when no errand is left: one that fails costs no more than the step beside it."""
+
+    def waiting(chunk: int, step: int, timestep: float, latents: Value) -> Value:
+        errands.wait()
+        return on_step(chunk, step, timestep, latents)
+
+    return waiting
 
 
 def without(blocks: Iterable[Frames], count: int) -> Iterator[Frames]:

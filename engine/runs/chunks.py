@@ -62,12 +62,16 @@ class Chunks:
         return Handover(finished, load_array(self._path(finished - 1), "control"), load_array(self._path(0), "anchor"))
 
     def keep(self, index: int, frames: Array) -> None:
-        """Finish chunk `index`: its new frames, [n, 3, H, W], float32, in [-1, 1]."""
+        """Finish chunk `index`: its new frames, [n, 3, H, W], float32, in [-1, 1]. Who makes them calls `tell`."""
         arrays: dict[str, NDArray[Any]] = {"frames": to_uint8(frames), "control": frames[-self.model.conditional :]}
         if index == 0:
             arrays["anchor"] = frames[self.model.anchor][None]
-        with self.run.writing(chunk_unit(index)) as path:
+        with self.run.making(chunk_unit(index)) as path:
             save_arrays(path, arrays)
+
+    def tell(self, index: int) -> None:
+        """Let whoever watches the run hear of chunk `index`, which is finished or about to be."""
+        self.run.on_unit(chunk_unit(index))
 
     def _path(self, index: int) -> Path:
         return self.run.path(chunk_unit(index))

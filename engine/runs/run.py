@@ -64,12 +64,13 @@ class Run(Closing):
 
         It is on disk by then. Raises StoppedError when the disk is full; nothing half-written stays.
         """
-        with self._written(unit) as path:
+        with self.making(unit) as path:
             yield path
         self.on_unit(unit)
 
     @contextmanager
-    def _written(self, unit: str) -> Iterator[Path]:
+    def making(self, unit: str) -> Iterator[Path]:
+        """As `writing`, but nobody hears of it: for a thread that is not the one to be stopped."""
         path = self.path(unit)
         temporary = path.with_name(f"{PART}{path.name}")
         with pausing(self.directory):
@@ -115,7 +116,7 @@ class Run(Closing):
         try:
             os.link(other.path(unit), self.path(unit))
         except OSError:
-            with self._written(unit) as path:
+            with self.making(unit) as path:
                 shutil.copyfile(other.path(unit), path)
             return
         with pausing(self.directory):

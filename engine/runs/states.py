@@ -1,15 +1,16 @@
 """What an enhancer finishes, as units of a run: a state after each step, and the conditions of each window."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Values
-from stt2v.engine.belt import belt
+from stt2v.engine.errands import Errands
 from stt2v.engine.runs.arrays import load_arrays, save_arrays
 from stt2v.engine.runs.run import Run
 from stt2v.engine.stages.keeper import Shape
@@ -57,12 +58,12 @@ def _state(path: Path, shape: Shape) -> State:
 class RunKeeper:
     """Keeps states and conditions in the folder `folder` of a run.
 
-    later: takes the name of a state that is filled, to finish it; None: it is finished at once.
+    later: finishes the states that are filled; None: they are finished at once.
     """
 
     run: Run
     folder: str
-    later: Callable[[str], None] | None = None
+    later: Errands | None = None
 
     @contextmanager
     def behind(self) -> Iterator["RunKeeper"]:
@@ -70,14 +71,8 @@ class RunKeeper:
 
         What is filled is finished too where the block raises: it is good whatever comes after it.
         """
-        failed: BaseException | None = None
-        with belt(self._finish, 1) as later:
-            try:
-                yield RunKeeper(self.run, self.folder, later)
-            except BaseException as error:
-                failed = error
-        if failed is not None:
-            raise failed
+        with Errands() as later:
+            yield RunKeeper(self.run, self.folder, later)
 
     def last(self, number: int, shape: Shape) -> tuple[int, State] | None:
         """See `Keeper`."""
@@ -96,18 +91,17 @@ class RunKeeper:
                 file.truncate(2 * prod(shape) * 4)
             yield _state(path, shape)
         if self.later:
-            self.later(unit)
+            self.later.send(partial(self._finish, unit))
         else:
-            self._finish((unit,))
+            self._finish(unit)
         self.run.on_unit(unit)
 
-    def _finish(self, units: Iterable[str]) -> None:
-        """Finish each of `units`, which makes those before it needless."""
-        for unit in units:
-            before = self.run.finished(f"{unit.rpartition('-')[0]}-")
-            self.run.finish(unit)
-            for old in before:
-                self.run.drop(old)
+    def _finish(self, unit: str) -> None:
+        """Finish `unit`, which makes those before it needless."""
+        before = self.run.finished(f"{unit.rpartition('-')[0]}-")
+        self.run.finish(unit)
+        for old in before:
+            self.run.drop(old)
 
     def _states(self, number: int) -> str:
         return f"{self.folder}/pass-{number}-step-"
