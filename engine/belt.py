@@ -1,13 +1,18 @@
-"""A belt from the thread that makes things to one that works on them, so that neither waits for the other."""
+"""A belt from the thread that makes things to one that works on them, so that neither waits for the other.
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+And `ahead`, for the other way round: threads make what the one that works asks for.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event, Semaphore
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class AbandonedError(Exception):
@@ -51,3 +56,23 @@ def belt(work: Callable[[Iterator[Item]], object], places: int) -> Iterator[Call
         finally:
             items.put(())
         worked.result()
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], places: int) -> Iterator[Made]:
+    """What `make` gives of each of `items`, in their order.
+
+    As many threads as there are `places` make as many things while the caller has the one before them. `items` are
+    taken by the caller's thread. What `make` raises is raised in the place of what it should have made.
+    """
+    made: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(places, "ahead") as threads:
+        try:
+            for item in items:
+                made.append(threads.submit(make, item))
+                if len(made) > places:
+                    yield made.popleft().result()
+            while made:
+                yield made.popleft().result()
+        finally:
+            for unwanted in made:
+                unwanted.cancel()

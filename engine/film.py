@@ -1,7 +1,9 @@
 """One video in the making: the frames of its plan, encoded beside their making, segment by segment into its run."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,10 +69,21 @@ class Film:
         return units
 
     def _encode(self, plan: RunPlan, units: Sequence[str], length: int, frames: Iterator[Frames]) -> None:
-        """Finish `units` of `length` frames, the last of what is left; each is begun when its first frame comes."""
-        for unit, first in zip(units, frames, strict=False):
-            with self.run.writing(unit) as path, VideoWriter(path, plan.width, plan.height, plan.fps, {}) as writer:
-                writer.write(itertools.chain((first,), itertools.islice(frames, length - 1)))
+        """Finish `units` of `length` frames, the last of what is left; each is begun when its first frame comes.
+
+        It ends while the next one is encoded: x264 does most of a segment then, and uses few cores of many.
+        """
+        with ThreadPoolExecutor(1, "segment") as thread:
+            ending = thread.submit(ExitStack().close)  # of no segment
+            for unit, first in zip(units, frames, strict=False):
+                with ExitStack() as segment:
+                    path = segment.enter_context(self.run.writing(unit))
+                    writer = segment.enter_context(VideoWriter(path, plan.width, plan.height, plan.fps, {}))
+                    rest = itertools.islice(frames, length - 1)
+                    writer.write(_while_well(ending, itertools.chain((first,), rest)))
+                    ending.result()
+                    ending = thread.submit(segment.pop_all().close)
+            ending.result()
 
     def _picture(self) -> Frames | None:
         """What the video starts from; a still that is made of the prompt is a unit as well."""
@@ -81,3 +94,11 @@ class Film:
             with self.run.writing(STILL) as path:
                 save_arrays(path, {"pixels": picture})
         return picture
+
+
+def _while_well(other: Future[None], frames: Iterable[Frames]) -> Iterator[Frames]:
+    """`frames` as they are, as long as `other` has not failed; else what it has raised."""
+    for frame in frames:
+        if other.done():
+            other.result()
+        yield frame

@@ -42,10 +42,10 @@ def on_device(value: Value, dtype: str, device: str) -> Any:
 
     if isinstance(value, TorchValue):
         return value.tensor.to(device).contiguous()
-    given = torch.tensor(np.asarray(value, dtype)).contiguous()
-    if device == "cpu":
-        return given
-    return given.pin_memory().to(device, non_blocking=True)  # the card copies when it comes to that
+    array = np.asarray(value, dtype)
+    given = torch.empty(array.shape, dtype=getattr(torch, dtype), pin_memory=device != "cpu")
+    given.numpy()[...] = array
+    return given if device == "cpu" else given.to(device, non_blocking=True)  # the card copies when it comes to that
 
 
 def begun_on(device: str) -> Any:

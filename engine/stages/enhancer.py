@@ -5,21 +5,24 @@ The engines are `enhance_text_encoder`, `enhance_vae_encode`, `enhance_vae_decod
 for which the autoencoder's engines were made.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames, Value
+from stt2v.engine.belt import ahead
 from stt2v.engine.blend import Latents
 from stt2v.engine.media.image import model_image
 from stt2v.engine.media.tokenizer import Tokens
 from stt2v.engine.noise import NoiseSource
-from stt2v.engine.parallel.group import Call, run_all
+from stt2v.engine.parallel.group import Call, Outputs, run_all
 from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.keeper import InMemory, Keeper, Shape
 from stt2v.engine.stages.windows import BlendedClip, State
+
+PREPARED = 4  # pictures that are made ready for the autoencoder while one is encoded
 
 OnWindows = Callable[[int, int, int], None]
 """Called after each step with the number of the pass, the index of the step and how many windows it had."""
@@ -80,29 +83,37 @@ class ClipEnhancer:
 
     def encode(self, picture: Frames, stage: str, index: int) -> Array:
         """A picture of the enhancer's size -> [C, h, w], float32: a sample of its scaled latent."""
-        return next(self.encoded((picture,), stage, index))
+        return self._latent(self._encoding(picture, stage, index).run())
 
-    def encoded(self, pictures: Iterable[Frames], stage: str, first: int = 0) -> Iterator[Array]:
-        """Each picture as by `encode`; they are numbered from `first` on."""
-        engine, shape = self.engines["enhance_vae_encode"], (1, *self.latent_shape)
-        calls = (
-            Call(engine, {"image": model_image(picture), "noise": self.noise.normal(stage, index, 0, shape)})
-            for index, picture in enumerate(pictures, first)
-        )
-        return (np.asarray(made["latents"]).reshape(self.latent_shape) for made in run_all(calls))
+    def encoded(self, picture: Callable[[int], Frames], frames: Sequence[int], stage: str) -> Iterator[Array]:
+        """The picture of each of `frames` as by `encode`, their places in the row being its index.
+
+        Threads prepare the next ones meanwhile: to resize one takes about as long as a card to encode it.
+        """
+        calls = ahead(lambda place: self._encoding(picture(frames[place]), stage, place), range(len(frames)), PREPARED)
+        return map(self._latent, run_all(calls))
+
+    def _encoding(self, picture: Frames, stage: str, index: int) -> Call:
+        noise = self.noise.normal(stage, index, 0, (1, *self.latent_shape))
+        return Call(self.engines["enhance_vae_encode"], {"image": model_image(picture), "noise": noise})
+
+    def _latent(self, made: Outputs) -> Array:
+        return np.asarray(made["latents"]).reshape(self.latent_shape)
 
     def decode(self, latents: Latents, index: int) -> Array:
         """latents: [frames, C, h, w] -> frame `index`: [1, 3, H, W], float32, about [-1, 1].
 
         Raises StageError for NaN or a single colour.
         """
-        return next(self.decoded(latents, (index,)))
+        return check_frames("enhance", np.asarray(self._decoding(latents, index).run()["frames"]))
 
-    def decoded(self, latents: Latents, indices: Iterable[int]) -> Iterator[Array]:
-        """Each of those frames as by `decode`."""
-        engine = self.engines["enhance_vae_decode"]
-        calls = (Call(engine, {"latents": latents[index : index + 1]}) for index in indices)
-        return (check_frames("enhance", np.asarray(made["frames"])) for made in run_all(calls))
+    def decoded(self, picture: Callable[[Array], Frames], latents: Latents, indices: Iterable[int]) -> Iterator[Frames]:
+        """Each of those frames as by `decode`, and the picture of it, made while the next is decoded."""
+        pixels = (np.asarray(made["frames"]) for made in run_all(self._decoding(latents, index) for index in indices))
+        return ahead(lambda frame: picture(check_frames("enhance", frame)), pixels, 1)
+
+    def _decoding(self, latents: Latents, index: int) -> Call:
+        return Call(self.engines["enhance_vae_decode"], {"latents": latents[index : index + 1]})
 
     @property
     def size(self) -> tuple[int, int]:

@@ -100,8 +100,8 @@ class I2VGenXL(ClipEnhancer):
     def _start(self, plan: EnhancerPass, frames: Clip, stage: str) -> Iterator[Array]:
         """The latent of each frame of the pass, noised up to the first timestep: [C, h, w]."""
         timestep = int(self._table[0, 1])
-        pictures = (resized(frames[index], self.size) for index in plan.frames)
-        for position, clean in enumerate(self.encoded(pictures, f"{stage}_frame")):
+        latents = self.encoded(lambda index: resized(frames[index], self.size), plan.frames, f"{stage}_frame")
+        for position, clean in enumerate(latents):
             noise = self.noise.normal(f"{stage}_start", position, 0, clean.shape)
             yield noised(self.settings.schedule, timestep, clean, noise)
 
@@ -122,7 +122,7 @@ class Refined:
 
     def after(self, first: int) -> Iterator[Frames]:
         """The pictures from number `first` on."""
-        return map(rounded_picture, self.enhancer.decoded(self.latents, range(first, self.kept)))
+        return self.enhancer.decoded(rounded_picture, self.latents, range(first, self.kept))
 
 
 @dataclass(frozen=True)

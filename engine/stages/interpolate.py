@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stt2v.engine.backends.base import Array, Engine, Frames, Value
+from stt2v.engine.belt import ahead
 from stt2v.engine.errors import StageError
 from stt2v.engine.parallel.group import Call, for_calls, run_all
 from stt2v.engine.plan import base_frames
@@ -36,16 +37,22 @@ def interpolate(frames: Iterable[Frames], engine: Engine, num_frames: int, cut: 
         raise StageError(_too_few(0, num_frames))
     yield last[None]
     done = 1
-    groups, again = for_calls(_groups(last, source, _batch(engine)))
-    calls = (Call(engine, _pairs(group, _batch(engine))) for group in groups)
-    for made, group in zip(run_all(calls), again, strict=True):
-        yield _with_middles(group, np.asarray(made["middle"]), cut)
-        last = group[-1]
-        done += len(group) - 1
+    for block in _doubled(_groups(last, source, _batch(engine)), engine, cut):
+        yield block
+        last = block[-1]
+        done += len(block) // 2
     if done < needed:
         raise StageError(_too_few(done, num_frames))
     if num_frames % 2 == 0:
         yield last[None]
+
+
+def _doubled(groups: Iterable[Frames], engine: Engine, cut: float | None) -> Iterator[Frames]:
+    """`_with_middles` of each group; what the host does for one is done while the engine has the next."""
+    given, again = for_calls(groups)
+    calls = ahead(lambda group: Call(engine, _pairs(group, _batch(engine))), given, 1)
+    middles = (np.asarray(made["middle"]) for made in run_all(calls))
+    return ahead(lambda pair: _with_middles(*pair, cut), zip(middles, again, strict=True), 1)
 
 
 def _groups(last: Frames, source: Iterator[Frames], batch: int) -> Iterator[Frames]:
@@ -71,7 +78,7 @@ def _pairs(group: Frames, batch: int) -> dict[str, Value]:
     return {"image0": _unit(group[:-1], batch), "image1": _unit(group[1:], batch)}
 
 
-def _with_middles(group: Frames, middle: Array, cut: float | None) -> Frames:
+def _with_middles(middle: Array, group: Frames, cut: float | None) -> Frames:
     """group: [n + 1, H, W, 3] -> the middle of each pair and the pair's later frame in turn, [2n, H, W, 3].
 
     middle: [batch, 3, H, W], in [0, 1], as the engine gives it.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stt2v.engine.backends.base import Array, Frames
+from stt2v.engine.belt import ahead
 from stt2v.engine.blend import Latents, draw_offsets, window_starts
 from stt2v.engine.ddim import ddim_table, noised
 from stt2v.engine.media.image import model_image
@@ -19,7 +20,7 @@ from stt2v.engine.schedules import cosine_v
 from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.decode import to_uint8
 from stt2v.engine.stages.denoise import UnguidedStep, WatchedStep
-from stt2v.engine.stages.enhancer import Clip, ClipEnhancer
+from stt2v.engine.stages.enhancer import PREPARED, Clip, ClipEnhancer
 from stt2v.engine.stages.windows import BlendedClip, LocalWindows
 
 STAGE = "enhance"
@@ -59,7 +60,7 @@ class MiniEnhancer(ClipEnhancer):
     def _noised(self, frames: Clip, timestep: int) -> Iterator[Array]:
         """The latent of each enlarged frame, noised up to the first timestep: [C, h, w]."""
         engine = self.engines["enhance_vae_encode"]
-        images = (model_image(enlarged(frames[index], self.size)) for index in range(len(frames)))
+        images = ahead(lambda index: model_image(enlarged(frames[index], self.size)), range(len(frames)), PREPARED)
         for index, made in enumerate(run_all(Call(engine, {"image": image}) for image in images)):
             clean = np.asarray(made["latents"])[0]
             noise = self.noise.normal(f"{STAGE}_start", index, 0, clean.shape)

@@ -45,8 +45,7 @@ class Vid2Vid(ClipEnhancer):
 
     def _refined(self, frames: Clip, starts: tuple[int, ...], first: int) -> Iterator[Frames]:
         clean = self.refine(0, self.begin(starts), map(self.scaled, self._noised(frames)), len(frames))
-        for pixels in self.decoded(clean, range(first, len(frames))):
-            yield to_uint8(pixels)[0]
+        yield from self.decoded(lambda pixels: to_uint8(pixels)[0], clean, range(first, len(frames)))
 
     def begin(self, starts: tuple[int, ...]) -> BlendedClip:
         """Set up the run that refines what `scaled` gives."""
@@ -75,8 +74,8 @@ class Vid2Vid(ClipEnhancer):
         """The latent of each frame on its canvas, noised up to the first timestep: [C, h, w]."""
         schedule, start = self.settings.schedule, self.settings.start
         alpha, sigma = (np.float32(values[start]) for values in (schedule.alphas(), schedule.sigmas()))
-        pictures = (on_canvas(frames[index], self.size) for index in range(len(frames)))
-        for index, latent in enumerate(self.encoded(pictures, f"{STAGE}_frame")):
+        latents = self.encoded(lambda index: on_canvas(frames[index], self.size), range(len(frames)), f"{STAGE}_frame")
+        for index, latent in enumerate(latents):
             yield alpha * latent + sigma * self.noise.normal(f"{STAGE}_start", index, 0, latent.shape)
 
     def _step_noise(self, step: int, first: int, shape: tuple[int, ...]) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from stt2v.engine import belt as module
-from stt2v.engine.belt import AbandonedError, belt
+from stt2v.engine.belt import AbandonedError, ahead, belt
 
 WAIT = 30  # seconds after which a test has failed
 
@@ -108,3 +108,34 @@ def test_an_error_of_the_making_ends_the_work(error: type[BaseException], monkey
     with pytest.raises(error):
         make(numbers(), work, 9)
     assert (got, ended) == ([0], [AbandonedError])
+
+
+def test_things_are_made_ahead_in_their_order_and_few() -> None:
+    """The caller's thread takes the items, others make things of them, as many at once as there are places."""
+    taken, threads = list[int](), set[int]()
+    together = threading.Barrier(3)
+
+    def items() -> Iterator[int]:
+        for number in range(9):
+            taken.append(number)
+            yield number
+
+    def made(number: int) -> int:
+        threads.add(threading.get_ident())
+        together.wait(WAIT)
+        return number
+
+    for count, number in enumerate(ahead(made, items(), 3)):
+        assert number == count
+        assert len(taken) <= count + 4
+    assert count == 8
+    assert threads.isdisjoint({threading.get_ident()})
+
+
+def test_an_error_of_what_is_made_ahead_comes_in_its_place() -> None:
+    before = threading.active_count()
+    things = ahead(lambda number: 6 // (2 - number), range(9), 3)
+    assert [next(things), next(things)] == [3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(things)
+    assert threading.active_count() == before

@@ -1,5 +1,6 @@
 """The enhancer's passes and its stage, on an engine set whose engines do cheap arithmetic."""
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -8,20 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stt2v.engine.backends.base import Engine, Frames
+from stt2v.engine.backends.base import Array, Engine, Frames, Value, Values
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.backends.host import HostArrays
 from stt2v.engine.blend import draw_offsets
 from stt2v.engine.errors import PlanError, StageError
+from stt2v.engine.media.pictures import resized, rounded_picture
 from stt2v.engine.models.i2vgen_xl import EnhancerSettings, key_lengths, plan_passes
 from stt2v.engine.noise import Noise
 from stt2v.engine.spec import EngineSpec, TensorSpec
+from stt2v.engine.stages import enhancer as module
 from stt2v.engine.stages.i2vgen_xl import I2VGenXL
 from stt2v.engine.stages.keeper import InMemory
 from stt2v.engine.stages.windows import BlendedClip, Pair, State
 
 SETTINGS = EnhancerSettings(window=8, overlap=3, key_lengths=key_lengths(8), steps=4)
 WIDTH, HEIGHT = 32, 16
+WAIT = 30  # seconds after which a test has failed
 LATENT = (4, HEIGHT // 8, WIDTH // 8)
 
 
@@ -140,6 +144,54 @@ def test_places_of_frames_follow_the_picture() -> None:
 
 def test_a_single_key_frame_has_no_places() -> None:
     assert enhancer().image_latents(clip(1)[0], 1, "stage", 0).shape == (1, 1, *LATENT)
+
+
+def test_pictures_are_prepared_while_one_is_encoded() -> None:
+    """And come out as if they were not."""
+    asked, made = threading.Event(), enhancer()
+    encoding, waited = made.engines["enhance_vae_encode"], list[bool]()
+    frames = clip(5)
+
+    class Slow(FakeEngine):
+        def run(self, inputs: Values) -> dict[str, Value]:
+            waited.append(asked.wait(WAIT))
+            return super().run(inputs)
+
+    def picture(index: int) -> Frames:
+        if index == 3:
+            asked.set()
+        return resized(frames[index], (WIDTH, HEIGHT))
+
+    slow = replace(made, engines={**made.engines, "enhance_vae_encode": Slow(encoding.spec, waves)})
+    latents = [*slow.encoded(picture, range(5), "stage")]
+    assert waited == [True] * 5
+    np.testing.assert_array_equal(latents, [made.encode(picture(index), "stage", index) for index in range(5)])
+
+
+def test_a_frame_is_looked_at_while_the_next_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    later, made = threading.Event(), enhancer()
+    decoding, waited = made.engines["enhance_vae_decode"], list[bool]()
+
+    class Telling(FakeEngine):
+        runs = 0
+
+        def run(self, inputs: Values) -> dict[str, Value]:
+            self.runs += 1
+            if self.runs == 2:
+                later.set()
+            return super().run(inputs)
+
+    def check(stage: str, frames: Array) -> Array:
+        waited.append(later.wait(WAIT))
+        return frames
+
+    telling = replace(made, engines={**made.engines, "enhance_vae_decode": Telling(decoding.spec, waves)})
+    latents = Noise(0).normal("latents", 0, 0, (3, *LATENT))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "check_frames", check)
+        pictures = [*telling.decoded(rounded_picture, latents, range(3))]
+    assert waited == [True] * 3
+    np.testing.assert_array_equal(pictures, [rounded_picture(made.decode(latents, index)) for index in range(3)])
 
 
 def test_black_frames_are_not_let_through() -> None:

@@ -1,17 +1,21 @@
 """Doubling the frames of a clip."""
 
 import itertools
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from stt2v.engine.backends.base import Value, Values
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.errors import StageError
 from stt2v.engine.spec import EngineSpec, TensorSpec
+from stt2v.engine.stages import interpolate as module
 from stt2v.engine.stages.interpolate import CUT, interpolate, scene_change
 
 SIZE = (20, 36)
+WAIT = 30  # seconds after which a test has failed
 
 
 def mean_engine(batch: int = 1, value: float | None = None) -> FakeEngine:
@@ -47,6 +51,23 @@ def test_given_frames_pass_through_unchanged() -> None:
     video = np.random.default_rng(0).integers(0, 256, (4, *SIZE, 3), np.uint8)
     out = np.concatenate(list(interpolate([video], mean_engine(), 7)))
     np.testing.assert_array_equal(out[::2], video)
+
+
+def test_a_middle_is_looked_at_while_the_engine_has_the_next_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    later, waited, mean = threading.Event(), list[bool](), mean_engine()
+
+    class Telling(FakeEngine):
+        runs = 0
+
+        def run(self, inputs: Values) -> dict[str, Value]:
+            self.runs += 1
+            if self.runs == 2:
+                later.set()
+            return mean.run(inputs)
+
+    monkeypatch.setattr(module, "check_finite", lambda stage, frames: waited.append(later.wait(WAIT)))
+    assert len(levels(interpolate([clip(4)], Telling(mean.spec), 7))) == 7
+    assert waited == [True] * 3
 
 
 def test_takes_no_more_than_it_needs_and_streams() -> None:
