@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.belt import belt
+from stt2v.engine.errands import Errands
 from stt2v.engine.errors import OutOfMemoryError
 from stt2v.engine.media.video import AHEAD, VideoWriter
 from stt2v.engine.pipeline import OnBase
@@ -71,19 +71,17 @@ class Film:
     def _encode(self, plan: RunPlan, units: Sequence[str], length: int, frames: Iterator[Frames]) -> None:
         """Finish `units` of `length` frames, the last of what is left; each is begun when its first frame comes.
 
-        It ends while the next one is encoded: x264 does most of a segment then, and uses few cores of many.
+        One ends while the next is encoded: x264 does most of a segment then, and uses few of many cores.
         """
-        with ThreadPoolExecutor(1, "segment") as thread:
-            ending = thread.submit(ExitStack().close)  # of no segment
+        with Errands() as errands:
             for unit, first in zip(units, frames, strict=False):
                 with ExitStack() as segment:
                     path = segment.enter_context(self.run.writing(unit))
                     writer = segment.enter_context(VideoWriter(path, plan.width, plan.height, plan.fps, {}))
                     rest = itertools.islice(frames, length - 1)
-                    writer.write(_while_well(ending, itertools.chain((first,), rest)))
-                    ending.result()
-                    ending = thread.submit(segment.pop_all().close)
-            ending.result()
+                    writer.write(_while_well(errands, itertools.chain((first,), rest)))
+                    errands.wait()  # else this segment would be left open where that raises
+                    errands.send(segment.pop_all().close)
 
     def _picture(self) -> Frames | None:
         """What the video starts from; a still that is made of the prompt is a unit as well."""
@@ -96,9 +94,8 @@ class Film:
         return picture
 
 
-def _while_well(other: Future[None], frames: Iterable[Frames]) -> Iterator[Frames]:
-    """`frames` as they are, as long as `other` has not failed; else what it has raised."""
+def _while_well(errands: Errands, frames: Iterable[Frames]) -> Iterator[Frames]:
+    """`frames` as they are, as long as no errand has failed; else what it has raised."""
     for frame in frames:
-        if other.done():
-            other.result()
+        errands.check()
         yield frame
