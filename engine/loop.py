@@ -10,7 +10,6 @@ from stt2v.engine.models.conditions import Conditions
 from stt2v.engine.models.model import Denoising, Model
 from stt2v.engine.noise import NoiseSource, OtherNoise
 from stt2v.engine.schedules import SCHEDULES
-from stt2v.engine.stages.check import check_frames
 from stt2v.engine.stages.decode import decode, through_8_bits
 from stt2v.engine.stages.denoise import GuidedStep, ReplacingStep, Trajectory, denoise, guided_step
 
@@ -102,7 +101,7 @@ class Loop:
         return self._decode(self._denoise(step, index, self.streaming, conditions, noise))
 
     def _decode(self, latents: Value) -> Array:
-        return check_frames("decode", decode(self.engines, latents, self.model.decode_group))
+        return decode(self.engines, latents, self.model.decode_group)
 
     def _denoise(
         self, step: GuidedStep, chunk: int, how: Denoising, conditions: Mapping[str, Value], noise: NoiseSource

@@ -6,6 +6,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Array, Engine, Frames, Value
 from stt2v.engine.parallel.group import Call, run_all
+from stt2v.engine.stages.check import check_frames
 
 
 def decode_groups(num_frames: int, group: int) -> list[int]:
@@ -14,9 +15,12 @@ def decode_groups(num_frames: int, group: int) -> list[int]:
 
 
 def decode(engines: Mapping[str, Engine], latents: Value, group: int) -> Array:
-    """latents: [F, C, h, w] -> frames: [F, 3, H, W], float32, in [-1, 1], decoded `group` frames at a time."""
+    """latents: [F, C, h, w] -> frames: [F, 3, H, W], float32, in [-1, 1], decoded `group` frames at a time.
+
+    Each group is checked while a card is at work on the next. Raises StageError as `check_frames` does.
+    """
     calls = _calls(engines, np.asarray(latents), group)
-    return np.concatenate([np.asarray(made["frames"]) for made in run_all(calls)])
+    return np.concatenate([check_frames("decode", np.asarray(made["frames"])) for made in run_all(calls)])
 
 
 def _calls(engines: Mapping[str, Engine], latents: Array, group: int) -> Iterator[Call]:
