@@ -1,5 +1,6 @@
 """What layers make of weights alone, such as the embedding of each frame's number, worked out as an engine is built."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,35 +14,72 @@ Node = Any  # an fx.Node, whose arguments have a type that is a union of everyth
 
 
 def work_out(program: FlatProgram) -> FlatProgram:
-    """`program` with such results as weights, in place of what gives them; what it computes stays the same."""
+    """`program` with such results as weights, in place of what gives them; what it computes stays the same.
+
+    One that writes into what it has is left as it is.
+    """
     module, weights = copied(program)
-    values: dict[Node, Tensor] = {}
-    fixed: dict[Node, bool] = {}  # whether a linear layer is in what gives it
-    for node in module.graph.nodes:
-        if node.op == "placeholder" and node.name in weights:
-            values[node], fixed[node] = weights[node.name], False
-        elif node.op == "call_function" and all(source in fixed for source in node.all_input_nodes):
-            sources = [fixed[source] for source in node.all_input_nodes]
-            fixed[node] = calls(node, aten.linear.default) or any(sources)
-    first_input = next(node for node in module.graph.nodes if node not in values)
-    with torch.no_grad():
-        for node in [node for node, layered in fixed.items() if layered and _is_last(node, fixed)]:
-            with module.graph.inserting_before(first_input):
-                place = module.graph.placeholder(f"{node.name}_known")
-            place.meta["val"] = node.meta["val"]
-            values[place] = weights[place.name] = _value(node, values).contiguous()
-            node.replace_all_uses_with(place)
+    if any(_is_mutable(node) for node in module.graph.nodes):
+        return program
+    fixed = _fixed(module.graph, weights)
+    last = [node for node, layered in fixed.items() if layered and any(user not in fixed for user in node.users)]
+    first_input = next(node for node in module.graph.find_nodes(op="placeholder") if node.name not in weights)
+    values = _values(fixed, last, weights)
+    for node in last:
+        with module.graph.inserting_before(first_input):
+            place = module.graph.placeholder(f"{node.name}_known")
+        place.meta["val"] = node.meta["val"]
+        weights[place.name] = values[node].contiguous()
+        node.replace_all_uses_with(place)
     return trimmed(module, weights)
 
 
-def _is_last(node: Node, fixed: dict[Node, bool]) -> bool:
-    """Whether anything that is not fixed takes `node`, a tensor."""
-    return isinstance(node.meta["val"], Tensor) and any(user not in fixed for user in node.users)
+def _fixed(graph: torch.fx.Graph, weights: Mapping[str, Tensor]) -> dict[Node, bool]:
+    """What depends on weights alone, in order, and whether a linear layer is in what gives it.
+
+    What only makes more of a layer's result, as `expand` does, is left to the program.
+    """
+    fixed: dict[Node, bool] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" and node.name in weights:
+            fixed[node] = False
+        elif node.op == "call_function" and all(source in fixed for source in node.all_input_nodes):
+            layered = any(fixed[source] for source in node.all_input_nodes)
+            if _is_steady(node) and not (layered and _grows(node)):
+                fixed[node] = layered or calls(node, aten.linear.default)
+    return fixed
 
 
-def _value(node: Node, values: dict[Node, Any]) -> Any:
-    """What `node` gives, and on the way all that it is made of."""
-    if node not in values:
-        args, kwargs = map_arg((node.args, node.kwargs), lambda source: _value(source, values))
-        values[node] = node.target(*args, **kwargs)
-    return values[node]
+def _values(fixed: Mapping[Node, bool], last: list[Node], weights: Mapping[str, Tensor]) -> dict[Node, Any]:
+    """What each of `last` is, and all that it is made of."""
+    wanted = {*last}
+    for node in reversed([*fixed]):
+        if node in wanted:
+            wanted.update(node.all_input_nodes)
+    values: dict[Node, Any] = {}
+    with torch.no_grad():
+        for node in filter(wanted.__contains__, fixed):
+            if node.op == "placeholder":
+                values[node] = weights[node.name]
+            else:
+                args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+                values[node] = node.target(*args, **kwargs)
+    return values
+
+
+def _is_mutable(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema and schema.is_mutable)
+
+
+def _is_steady(node: Node) -> bool:
+    """Whether `node` gives one tensor, and the same each time."""
+    return isinstance(node.meta.get("val"), Tensor) and torch.Tag.nondeterministic_seeded not in getattr(
+        node.target, "tags", ()
+    )
+
+
+def _grows(node: Node) -> bool:
+    """Whether `node` is larger than all that it is made of."""
+    sizes = [source.meta["val"].numel() for source in node.all_input_nodes]
+    return bool(node.meta["val"].numel() > max(sizes))

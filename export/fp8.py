@@ -120,8 +120,8 @@ def _convolution(node: Node, weights: dict[str, Tensor]) -> Node:
     if largest is None:
         seen = x.args[0] if x.target == aten.upsample_nearest2d.vec else x  # which repeats values, and has no other
         # By pixels first: a pixel's channels lie side by side, and the compiler goes through a map by its axes.
-        pixels = call(aten.amax.default, (call(aten.abs.default, (call(aten.to.dtype, (seen, torch.float32)),)), [1]))
-        scale = _scale(call, pixels, [0, 1, 2], False)
+        by_pixel = call(aten.amax.default, (call(aten.abs.default, (call(aten.to.dtype, (seen, torch.float32)),)), [1]))
+        scale = _scale(call, by_pixel, [0, 1, 2], False)
         factors = call(aten.mul.Tensor, (factors, scale))
         scaled = call(aten.div.Tensor, (wide, scale))
     else:
@@ -145,13 +145,13 @@ def _narrow(place: Node, weights: dict[str, Tensor]) -> Node:
 def _rows(call: Any, x: Node, width: int) -> tuple[Node, Node]:
     """The rows of `x` in FP8, and their scales, worked out as the program runs."""
     wide = call(aten.to.dtype, (call(aten.reshape.default, (x, [-1, width])), torch.float32))
-    scale = _scale(call, wide, [-1], True)
+    scale = _scale(call, call(aten.abs.default, (wide,)), [-1], True)
     return call(aten.to.dtype, (call(aten.div.Tensor, (wide, scale)), TYPE)), scale
 
 
-def _scale(call: Any, wide: Node, axes: list[int], keep: bool) -> Node:
-    """What values are to be divided by so that the largest along `axes` is the largest that there is in FP8."""
-    most = call(aten.amax.default, (call(aten.abs.default, (wide,)), axes, keep))
+def _scale(call: Any, sizes: Node, axes: list[int], keep: bool) -> Node:
+    """What values of these sizes are to be divided by so that the largest along `axes` is the largest in FP8."""
+    most = call(aten.amax.default, (sizes, axes, keep))
     return call(aten.clamp_min.default, (call(aten.mul.Tensor, (most, 1 / LARGEST)), SMALLEST_SCALE))
 
 

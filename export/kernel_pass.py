@@ -114,14 +114,15 @@ def attentions(node: Node) -> Node | None:
     """Attention over few frames by our kernel, over many pixels by cuDNN's."""
     if len(node.args) > 3 or set(node.kwargs) - {"scale"}:
         return None
-    q, k, v = node.args
-    width, longest = _value(q).shape[-1], max(_value(q).shape[-2], _value(k).shape[-2])
-    scale = node.kwargs.get("scale") or width**-0.5
-    if longest <= attention.LONGEST and width in attention.WIDTHS:
-        return node.graph.call_function(attention.SHORT, (q, k, v, scale))
-    if width % 8 or width > attention.WIDEST or _value(q).dtype == torch.float32:
+    q, k, v = (_value(source) for source in node.args)
+    alike = q.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2] and q.shape[3] == k.shape[3] == v.shape[3]
+    width, length, wide = q.shape[-1], max(q.shape[-2], k.shape[-2]), q.dtype == torch.float32
+    arguments = (*node.args, node.kwargs.get("scale") or width**-0.5)
+    if alike and length <= (attention.LONGEST_WIDE if wide else attention.LONGEST) and width in attention.WIDTHS:
+        return node.graph.call_function(attention.SHORT, arguments)
+    if not alike or width % 8 or width > attention.WIDEST or wide:
         return None
-    return node.graph.call_function(attention.LONG, (q, k, v, scale))
+    return node.graph.call_function(attention.LONG, arguments)
 
 
 REWRITES: Mapping[Any, Rewrite] = {

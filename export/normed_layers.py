@@ -37,14 +37,14 @@ def _of_frames() -> CallFunction:
 
 
 def _of_frames_by_axes() -> CallFunction:
-    """The same otherwise."""
+    """The same by a permutation, as in diffusers."""
     rows = CallFunction(aten.permute.default, _normed(), [0, 2, 3, 1])
     return _layer(CallFunction(aten.reshape.default, rows, Ignored()))
 
 
 def _of_pixels() -> CallFunction:
     """A layer of the tokens of [B, C, F, P], [(B P), F, C]."""
-    clips = CallFunction(aten.reshape.default, _normed(), Ignored())
+    clips = CallFunction(aten.reshape.default, _normed(), KeywordArg("clips"))
     rows = CallFunction(aten.permute.default, clips, [0, 3, 4, 2, 1])
     return _layer(CallFunction(aten.reshape.default, rows, Ignored()))
 
@@ -63,8 +63,11 @@ def normed_layers(node: Node) -> Node | None:
 
 
 def _pays(node: Node, names: Mapping[str, Node]) -> bool:
-    pixels, columns = names["maps"].meta["val"][0, 0].numel(), node.meta["val"].shape[-1]
-    return _is_factor(names["scale"]) and _is_factor(names["shift"]) and pixels >= PIXELS * columns
+    maps, (columns, channels) = names["maps"].meta["val"], names["weight"].meta["val"].shape
+    if maps.shape[1] != channels or maps[0, 0].numel() < PIXELS * columns:
+        return False
+    laid = "clips" not in names or [*names["clips"][:3]] == [*maps.shape[:3]]
+    return laid and _is_factor(names["scale"]) and _is_factor(names["shift"])
 
 
 def _put(node: Node, names: Mapping[str, Node], turned: bool) -> Node:
@@ -83,10 +86,10 @@ def _put(node: Node, names: Mapping[str, Node], turned: bool) -> Node:
     # In float32, so that it is not written: what reads it adds.
     sum_ = call(aten.add.Tensor, call(aten.to.dtype, product, torch.float32), call(aten.unsqueeze.default, biases, 1))
     rows = call(aten.to.dtype, sum_, value.dtype)
-    if not turned:
-        return rows
-    frames = call(aten.reshape.default, rows, [*value.shape[:1], *value.shape[2:], -1])
-    return call(aten.reshape.default, call(aten.transpose.int, frames, 1, 2), [*node.meta["val"].shape])
+    if turned:
+        frames = call(aten.reshape.default, rows, [*value.shape[:1], *value.shape[2:], -1])
+        rows = call(aten.transpose.int, frames, 1, 2)
+    return call(aten.reshape.default, rows, [*node.meta["val"].shape])
 
 
 def _is_factor(node: Node) -> bool:

@@ -1,8 +1,8 @@
 """Which layers stay in half precision because FP8 in them hurts: measured, a few layers at a time."""
 
 import bisect
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, groupby, islice
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def sensitive_layers(
     `limit` is of rel, ||a-b|| / ||b|| of the worst output.
     """
     work = layers(program, fewest)
-    names = sorted(work, key=lambda name: program.weights[name].ndim)
+    names = [*work]
     if not names:
         return ()
     exact = _outputs(program, inputs)
@@ -44,15 +44,18 @@ def sensitive_layers(
 
     if rel(()) <= limit:
         return ()
-    groups = [*_batched(names, -(-len(names) // TRIALS))]
+    groups = [*_neighbours(names, lambda name: program.weights[name].ndim, -(-len(names) // TRIALS))]
     alone = {group: rel([other for other in names if other not in group]) for group in groups}
     worst = sorted(groups, key=lambda group: -(alone[group] ** 2) / sum(work[name] for name in group))
     order = [*chain.from_iterable(worst)]
     return tuple(order[: bisect.bisect_left(range(len(order)), True, key=lambda count: rel(order[:count]) <= limit)])
 
 
-def _batched(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    return (tuple(names[start : start + size]) for start in range(0, len(names), size))
+def _neighbours(names: Sequence[str], kind: Callable[[str], int], size: int) -> Iterator[tuple[str, ...]]:
+    """Groups of at most `size` of one kind, in their order."""
+    for _, alike in groupby(sorted(names, key=kind), kind):
+        while group := tuple(islice(alike, size)):
+            yield group
 
 
 def _outputs(program: FlatProgram, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

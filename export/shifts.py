@@ -13,8 +13,7 @@ from stt2v.export.flat_program import calls
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
-BY_ROWS = (aten.linear.default, aten.silu.default, aten.to.dtype, aten.repeat_interleave.self_int)
-"""What gives equal rows for equal rows."""
+BY_ROWS = (aten.linear.default, aten.silu.default, aten.to.dtype)  # what gives equal rows for equal rows
 
 
 def put_shifts_into_biases(module: fx.GraphModule) -> None:
@@ -42,9 +41,21 @@ def _may_shift(layer: Node, shift: Node) -> bool:
 
 def _has_equal_rows(node: Node) -> bool:
     """Whether `node`, [N, ...], is one row repeated, and what becomes of it."""
-    while any(calls(node, target) for target in BY_ROWS) or (calls(node, aten.unsqueeze.default) and node.args[1] > 0):
+    while _keeps_rows(node):
         node = node.args[0]
-    return calls(node, aten.expand.default) and node.args[0].meta["val"].shape[0] == 1
+    if not calls(node, aten.expand.default):
+        return False
+    one, rows = node.args[0].meta["val"], node.meta["val"]
+    return bool(one.ndim == rows.ndim > 0 and one.shape[0] == 1)
+
+
+def _keeps_rows(node: Node) -> bool:
+    """Whether `node` has equal rows where its first argument has."""
+    if calls(node, aten.repeat_interleave.self_int):
+        return len(node.args) > 2 and node.args[2] == 0
+    if calls(node, aten.unsqueeze.default):
+        return bool(node.args[1] > 0)
+    return any(calls(node, target) for target in BY_ROWS) and bool(node.meta["val"].ndim > 1)
 
 
 def _shift(node: Node, layer: Node, shift: Node) -> None:

@@ -34,6 +34,8 @@ def endings(node: Node) -> Node | None:
     layer, columns = _layer(first), more_weight.meta["val"].shape[0]
     if layer is None or len(first.users) > 1 or columns > WIDEST or columns % linear.GRANULE:
         return None
+    if residual.meta["val"].shape != node.meta["val"].shape or first.meta["val"].shape[-1] != columns:
+        return None
     call, (clips, pixels, frames, _) = node.graph.call_function, more.meta["val"].shape
     x, weight, bias, scale = layer
     rows = call(aten.reshape.default, (x, [clips, pixels, frames, -1]))

@@ -63,7 +63,7 @@ def _over_frames() -> CallFunction:
     rows = _layer(CallFunction(aten.add.Tensor, LAST, KeywordArg("before")))
     for axis in (0, 1):
         rows = CallFunction(aten.unsqueeze.default, rows, axis)
-    clips = CallFunction(aten.reshape.default, rows, Ignored())
+    clips = CallFunction(aten.reshape.default, rows, KeywordArg("clips"))
     maps = _last(CallFunction(aten.permute.default, clips, [0, 3, 4, 1, 2]), 0, 1, 3, 4, 2)
     return CallFunction(aten.add.Tensor, CallFunction(aten.reshape.default, maps, Ignored()), KeywordArg("x"))
 
@@ -81,11 +81,24 @@ def merge_ends(program: FlatProgram) -> FlatProgram:
     """`program` with the layers at such ends merged; what it computes stays the same."""
     module, weights = copied(program)
     for node in list(module.graph.find_nodes(op="call_function", target=aten.add.Tensor)):
-        for pattern, sizes in ENDS:
+        for pattern, sizes_of in ENDS:
             names = found(pattern, node)
-            if names and _merge_weights(weights, names):
-                _merge(node, names, sizes(names["before"].meta["val"].shape, node.meta["val"][0, 0].numel()))
+            if names and (sizes := _sizes(node, names, sizes_of)) and _merge_weights(weights, names):
+                _merge(node, names, sizes)
     return trimmed(module, weights)
+
+
+def _sizes(node: Node, names: Mapping[str, Node], sizes_of: Callable[[torch.Size, int], Sizes]) -> Sizes | None:
+    """Clips, pixels and frames, if all shapes are what they say."""
+    value, before, gated = (each.meta["val"] for each in (node, names["before"], names["gated"]))
+    if value.ndim != 4 or before.ndim < 3 or names["x"].meta["val"].shape != value.shape:
+        return None
+    _, columns, height, width = value.shape
+    clips, pixels, frames = sizes = sizes_of(before.shape, height * width)
+    rows = clips * pixels * frames
+    whole = rows == before[..., 0].numel() == gated[..., 0].numel() == value[:, 0].numel() and pixels == height * width
+    laid = "clips" not in names or [*names["clips"]] == [clips, height, width, frames, columns]
+    return sizes if whole and laid else None
 
 
 def _merge_weights(weights: MutableMapping[str, Tensor], names: Mapping[str, Node]) -> bool:

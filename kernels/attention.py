@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from stt2v.kernels.device import runs_triton
 
-LONGEST = 64  # frames: what a block holds in registers
+LONGEST, LONGEST_WIDE = 64, 32  # frames that a block holds in registers, in half precision and in float32
 WIDTHS = (16, 32, 64, 128)  # of a head
 WIDEST = 128  # head that cuDNN has a kernel for
 
@@ -25,7 +25,7 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor
 
 @torch.library.custom_op("stt2v::short_attention", mutates_args=())
 def short_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """`attention_reference` for at most `LONGEST` frames and heads of one of `WIDTHS`.
+    """`attention_reference` for at most `LONGEST` frames, or `LONGEST_WIDE`, and heads of one of `WIDTHS`.
 
     The result lies in memory as [N, L, heads, D], which is how the layer after it wants it.
     """

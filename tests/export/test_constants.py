@@ -1,5 +1,6 @@
 """What depends on weights alone is worked out beforehand, and nothing else."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,6 +39,51 @@ def test_embeddings_of_numbers_are_weights() -> None:
     x = torch.from_numpy(seeded_inputs(graph)["x"])
     expected, actual = (each.module(*each.weights.values(), x)[0] for each in (program, known))
     assert torch.equal(actual, expected)
+
+
+class Table(nn.Module):
+    """x: [3, 4] -> 1000 times a table, through a layer and 300 operations, and x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.Linear(4, 4), nn.Parameter(torch.rand(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows: Tensor = self.layer(self.table)
+        for _ in range(300):
+            rows = rows.tanh()
+        return rows[None].expand(1000, -1, -1) + x
+
+
+class Written(Table):
+    """The same with x written into what the layer gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows: Tensor = self.layer(self.table)
+        rows += x
+        return rows * 2
+
+
+class Drawn(Table):
+    """The same with what is drawn anew each time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(torch.rand_like(self.table))
+
+
+def test_what_repeats_a_result_is_no_weight() -> None:
+    known = work_out(_program(Table()))
+    assert {name: weight.numel() for name, weight in known.weights.items()} == {"unsqueeze_known": 12}
+
+
+@pytest.mark.parametrize("module", [Written(), Drawn()])
+def test_what_is_not_the_same_each_time_stays(module: nn.Module) -> None:
+    program = _program(module)
+    assert [*work_out(program).weights] == [*program.weights]
+
+
+def _program(module: nn.Module) -> FlatProgram:
+    return flatten(exported_from_graph(Graph("network", module, {"x": torch.zeros(3, 4)}, ("y",))))
 
 
 def _layers(program: FlatProgram) -> int:

@@ -155,12 +155,47 @@ def test_a_shift_that_is_repeated_for_each_map_is_in_the_bias() -> None:
     assert worst(graph, run(graph, "fp32")[0]) < 1e-6
 
 
+class Flattened(Shifted):
+    """The same with each number repeated, not each row."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        numbers = time[:1].expand(len(x), -1).repeat_interleave(4).reshape(len(x) * 4, 4)
+        return self.space(x) + self.time(numbers)[: len(x), :, None, None]
+
+
+def test_numbers_that_are_repeated_are_no_shift_of_all_maps() -> None:
+    graph = Graph("flattened", Flattened(), {"x": torch.zeros(6, 8, 5, 6), "time": torch.zeros(2, 4)}, ("y",))
+    assert worst(graph, run(graph, "fp32")[0]) < 1e-6
+
+
+class Attention(nn.Module):
+    """q: [B, heads, L, D]; k: [B or 1, heads, L, D] -> as q."""
+
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, k)
+
+
+@pytest.mark.parametrize(
+    ("frames", "batch", "dtype", "ours"),
+    [(38, 2, "fp16", 1), (38, 1, "fp16", 0), (38, 2, "fp32", 0), (32, 2, "fp32", 1), (65, 2, "fp32", 0)],
+)
+def test_attention_is_ours_where_a_block_holds_it(frames: int, batch: int, dtype: str, ours: int) -> None:
+    inputs = {"q": torch.zeros(2, 2, frames, 16), "k": torch.zeros(batch, 2, frames, 16)}
+    assert run(Graph("attention", Attention(), inputs, ("y",)), dtype)[1]["attentions"] == ours
+
+
 class Residual(Shifted):
     """The same with maps added, which were laid out anew for it."""
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         turned = x.transpose(2, 3)
         return self.space(turned) + turned.contiguous()
+
+
+def test_layers_are_tried_with_neighbours_of_their_kind() -> None:
+    names = ["linear_0", "conv_0", "linear_1", "conv_1", "linear_2"]
+    groups = [*sensitivity._neighbours(names, lambda name: len(name.partition("_")[0]), 2)]
+    assert groups == [("conv_0", "conv_1"), ("linear_0", "linear_1"), ("linear_2",)]
 
 
 def test_maps_that_are_laid_out_anew_are_no_shift() -> None:

@@ -40,3 +40,32 @@ def test_layers_of_large_maps_take_them_as_they_are(
     with torch.no_grad():
         expected, actual = module(x), program.module(*program.weights.values(), x)[0]
     assert float((actual - expected).norm() / expected.norm()) < allowed
+
+
+class Rows(Tokens):
+    """The same rows, [N h w, 32]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(self.norm(x).permute(0, 2, 3, 1).reshape(-1, 32))
+        return out
+
+
+class Pixels(Tokens):
+    """x: [N, 32, F h, w] -> [N h w, F, 32]: its maps are seen as clips only behind the norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        clips = self.norm(x).reshape(len(x), 32, 2, -1, x.shape[3])
+        out: Tensor = self.layer(clips.permute(0, 3, 4, 2, 1).reshape(-1, 2, 32))
+        return out
+
+
+@pytest.mark.parametrize(("module", "count"), [(Rows(), 1), (Pixels(), 0)])
+def test_layers_of_rows_laid_otherwise_give_the_same(
+    module: Tokens, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knobs.runtime, "interpret", False)
+    x = torch.randn(3, 32, 8, 8)
+    program = flatten(exported_from_graph(Graph("rows", module, {"x": x}, ("y",))))
+    assert put_kernels(program.module)["normed_layers"] == count
+    with torch.no_grad():
+        assert torch.allclose(program.module(*program.weights.values(), x)[0], module(x), atol=1e-5)

@@ -79,3 +79,33 @@ def test_a_kernel_adds_what_the_last_layer_gives_in_fp8(monkeypatch: pytest.Monk
         actual = program.module(*arguments)[0]
     assert (counts["gates"], counts["narrow_gates"], counts["endings"]) == (3, 3, 1)
     assert float((actual - expected).norm() / expected.norm()) < 0.02
+
+
+class Ending(nn.Module):
+    """What diffusers' Transformer2DModel ends in. x: [N, 8, 4, 5]; gated: [N, 20, 6]; before: [N, 20, 8] -> as x."""
+
+    def __init__(self, broadcast: str = "") -> None:
+        super().__init__()
+        self.inner, self.outer, self.broadcast = nn.Linear(6, 8), nn.Linear(8, 8), broadcast
+
+    def forward(self, x: Tensor, gated: Tensor, before: Tensor) -> Tensor:
+        tokens = self.inner(gated) + (before[:1] if self.broadcast == "before" else before)
+        maps = self.outer(tokens).reshape(-1, 4, 5, 8).permute(0, 3, 1, 2).contiguous()
+        return maps + (x[:1] if self.broadcast == "x" else x)
+
+
+@pytest.mark.parametrize(
+    ("broadcast", "clips", "merged"), [("", 2, True), ("before", 2, False), ("x", 8, False), ("", 1, False)]
+)
+def test_only_ends_of_fitting_shapes_are_merged(broadcast: str, clips: int, merged: bool) -> None:
+    maps = 8 if broadcast == "x" else 2  # as many as there are columns, or tokens of both side by side in one
+    shapes = {"gated": (clips, 20 * maps // clips, 6), "before": (clips, 20 * maps // clips, 8)}
+    inputs = {"x": torch.zeros(maps, 8, 4, 5)} | {name: torch.zeros(shape) for name, shape in shapes.items()}
+    graph = Graph("ending", Ending(broadcast), inputs, ("y",))
+    program = flatten(exported_from_graph(graph))
+    arrays = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
+    both = merge_ends(program)
+    assert ("p_outer_bias" not in both.weights) == merged
+    with torch.no_grad():
+        expected, actual = (each.module(*each.weights.values(), *arrays)[0] for each in (program, both))
+    assert torch.allclose(actual, expected, atol=1e-5)
