@@ -148,9 +148,11 @@ class CardWeights:
 
     def of(self, name: str, table: Table, needs: Needs) -> list[Any]:
         """See `Weights`."""
+        if self.residency.lacks(needs):  # what is on its way may have to go
+            with suppress(Exception):  # what fails to come takes no room, and is told to its own engine
+                self._arrived()
         move = self.residency.use(name, needs)
         if move.dropped:
-            self._arrived()  # they may still be on their way
             self._card.synchronize()  # an engine may still read them
             self._drop(move.dropped)
         self._bring(table, move.brought)

@@ -142,6 +142,19 @@ def test_what_fails_to_come_is_told_to_the_engine_that_needs_it(tables: dict[str
         weights.of("a", tables["a"], needs["a"])
 
 
+def test_an_engine_runs_though_those_of_another_fail_to_come_and_some_have_to_go_for_it(
+    tables: dict[str, Table],
+) -> None:
+    card = CountingCard(2000)  # others have taken what the budget counts on
+    needs = {name: table.needs(SPEC) for name, table in tables.items()}
+    weights = CardWeights(Residency(needs["a"].nbytes + sum(SIZES["b"])), card)
+    weights.of("b", tables["b"], needs["b"])
+    weights.expect([("a", tables["a"], needs["a"])])
+    assert weights.residency.lacks(needs["c"])
+    assert same(weights.of("c", tables["c"], needs["c"]), MappedWeights().of("c", tables["c"], needs["c"]))
+    assert weights.residency.held == card.held == sum(SIZES["b"]) + sum(SIZES["c"])
+
+
 def test_an_engine_that_does_not_fit_is_not_brought(tables: dict[str, Table]) -> None:
     weights = CardWeights(Residency(1 << 20), CountingCard(0))
     with pytest.raises(OutOfMemoryError, match="engine 'a' takes"):
