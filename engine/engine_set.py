@@ -82,11 +82,9 @@ class EngineSet(Mapping[str, Engine], Closing):
         return opened
 
     def __getitem__(self, name: str) -> Engine:
-        if name not in self._asked:
-            entry = self._entries[name]
-            load = self._backends[entry.backend, entry.target].load
-            self._asked[name] = LateEngine(entry.spec, partial(load, self.directory / entry.file, entry.spec))
-        return self._asked[name]
+        entry = self._entries[name]
+        load = partial(self._backends[entry.backend, entry.target].load, self.directory / entry.file, entry.spec)
+        return self._asked.setdefault(name, LateEngine(entry.spec, load))  # the same for threads that ask at once
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

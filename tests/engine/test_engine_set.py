@@ -1,13 +1,16 @@
 """Sets that are whole and yet cannot be used: of another backend, or with a model declared in other words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stt2v.engine import engine_set
+from stt2v.engine.backends.base import Engine
 from stt2v.engine.backends.ort import HostEngine, OrtBackend
-from stt2v.engine.engine_set import EngineSet, Without
+from stt2v.engine.engine_set import EngineSet, LateEngine, Without
 from stt2v.engine.errors import BackendError, EngineSetError, UsageError
 from stt2v.engine.manifest import MANIFEST, Manifest, write_manifest
 from stt2v.engine.models import find_model
@@ -79,6 +82,21 @@ def test_engines_are_loaded_when_they_first_run(monkeypatch: pytest.MonkeyPatch)
                 closed.run(inputs)
         engines["update"].run(inputs)
     assert loaded == ["update", "update"]
+
+
+def test_threads_that_ask_at_once_get_the_same_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One asks while another one's engine is made."""
+    others: list[Engine] = []
+
+    class Slow(LateEngine):
+        def __init__(self, spec: EngineSpec, load: Callable[[], Engine]) -> None:
+            super().__init__(spec, load)
+            monkeypatch.setattr(engine_set, "LateEngine", LateEngine)
+            others.append(thread.submit(engines.__getitem__, "update").result())
+
+    monkeypatch.setattr(engine_set, "LateEngine", Slow)
+    with EngineSet.open(SHIPPED / "tiny") as engines, ThreadPoolExecutor(1) as thread:
+        assert [engines["update"]] == others
 
 
 def test_engines_can_be_unloaded_and_left_out() -> None:
