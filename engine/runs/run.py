@@ -92,18 +92,17 @@ class Run(Closing):
         was killed. Who fills it calls `on_unit`, once something will finish it.
         """
         path = self.path(unit)
-        with pausing(self.directory):
+        with pausing(self.directory), _whole(path):
             path.parent.mkdir(exist_ok=True)
-            try:
-                yield path
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
+            yield path
 
     def finish(self, unit: str) -> None:
-        """Wait until a filled unit is on disk; it is finished then. Raises StoppedError when the disk is full."""
+        """Wait until a filled unit is on disk; it is finished then.
+
+        Raises StoppedError when the disk is full; nothing stays of a unit that could not be finished.
+        """
         path = self.path(unit)
-        with pausing(self.directory):
+        with pausing(self.directory), _whole(path):
             sync(path)
             sync(path.parent)
             self._note(unit)
@@ -143,6 +142,16 @@ class Run(Closing):
     def _is_intact(self, entry: Entry) -> bool:
         path = self.path(entry.unit)
         return path.is_file() and path.stat().st_size == entry.bytes and hash_file(path) == entry.sha256
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Remove what is at `path` where the block fails."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class RunKeeper:
     def behind(self) -> Iterator["RunKeeper"]:
         """See `Keeper`. One state waits for the disk; what goes wrong there is raised when the next one is filled.
 
-        What is filled is finished too where the block raises: it is good whatever comes after it.
+        A state that waits is finished too where the block raises: it is good whatever comes after it.
         """
         with Errands() as later:
             yield RunKeeper(self.run, self.folder, later)
@@ -90,6 +90,8 @@ class RunKeeper:
             with path.open("wb") as file:
                 file.truncate(2 * prod(shape) * 4)
             yield _state(path, shape)
+            if self.later:
+                self.later.wait()  # what follows a state that could not be kept goes with it
         if self.later:
             self.later.send(partial(self._finish, unit))
         else:

@@ -206,6 +206,7 @@ def test_a_state_that_could_not_be_kept_ends_the_next_one(run: Run, monkeypatch:
     assert done == 0
     assert state is not None
     assert (state.latents[0:1] == 0).all()
+    assert [path.name for path in (run.directory / "8-frames").iterdir()] == ["pass-0-step-0000.f32"]
 
 
 def test_a_state_that_was_filled_is_kept_when_the_user_stops_after_it(
