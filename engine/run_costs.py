@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from stt2v.engine.parallel.wire import check_cards
 from stt2v.engine.parity import read_parity
 from stt2v.engine.plan import RunPlan
 from stt2v.engine.request import Settings
-from stt2v.engine.run_calls import Calls, run_calls, shared
+from stt2v.engine.run_calls import Called, Calls, run_calls, shared
 from stt2v.engine.size import in_words
 from stt2v.engine.store import find_set
 
@@ -149,11 +149,11 @@ def run_cost(
         raise UsageError("--vram is given, only engine sets of inductor for a card keep to it; build one first")
     memory = MemoryPlanner(model, needs, usable, gpus).plan(settings, plan, budget)
     calls = run_calls(model, settings, plan, [name for name in usable if name not in memory.halved], gpus)
-    called = {call.engine for counts in calls.values() for call in counts}
+    called, spread = _engines(calls.values()), _engines(map(shared, calls.values()))
     figures = measured_figures(model, directory, manifest) if directory and manifest else tabled_figures(model, called)
     place = (manifest.backend, manifest.target) if manifest else ("", "")
-    base = _base_memory(*place, gpus > 1) + HOST_OF_ENGINE * len(called & needs.keys())
-    held = base + _frame_bytes(model, plan)
+    held = _process_memory(place, gpus, called & needs.keys()) + _frame_bytes(model, plan)
+    base = _process_memory(place, gpus, spread & needs.keys())
     if HOST_TARGET in place:
         stages = _stages(calls, figures, gpus, 1, held, base)
         held, base = max(stage.bytes for stage in stages), max(stage.others for stage in stages)
@@ -240,6 +240,15 @@ def _frame_bytes(model: Model, plan: RunPlan) -> int:
     """What the frames of a chunk take while they are decoded, and those that are encoded meanwhile."""
     decoded = PIXELS_HELD * model.chunk * 3 * model.width * model.height * 4
     return decoded + encoding_bytes(plan.width, plan.height)
+
+
+def _engines(stages: Iterable[Iterable[Called]]) -> set[str]:
+    return {call.engine for calls in stages for call in calls}
+
+
+def _process_memory(place: tuple[str, str], gpus: int, on_card: Set[str]) -> int:
+    """What one of so many processes holds beside frames; `on_card`: the engines that it calls with weights there."""
+    return _base_memory(*place, gpus > 1) + HOST_OF_ENGINE * len(on_card)
 
 
 @functools.cache

@@ -93,12 +93,16 @@ def test_several_cards_share_what_is_independent(on_cards: Path) -> None:
     assert "of each other card" in two.lines()[1]
 
 
-def test_engines_on_a_card_take_memory_of_the_host_too(on_cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without = cost("tiny", on_cards, num_frames=64)
+@pytest.mark.parametrize(("gpus", "engines"), [(1, 15), (2, 16 + 7), (3, 16 + 2 * 7)])
+def test_engines_on_cards_take_memory_of_the_host_too(
+    gpus: int, engines: int, on_cards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first process those that are called, in each other one those that it shares."""
+    without = cost("tiny", on_cards, gpus, num_frames=64)
     names = [entry.spec.name for entry in read_manifest(on_cards).engines]
     monkeypatch.setattr(run_costs, "engine_needs", lambda *_: dict.fromkeys(names, Needs({}, 0)))
-    made = cost("tiny", on_cards, num_frames=64)
-    assert made.host_bytes - without.host_bytes == pytest.approx(15 * HOST_OF_ENGINE, rel=0.05)  # those that it calls
+    made = cost("tiny", on_cards, gpus, num_frames=64)
+    assert made.host_bytes - without.host_bytes == engines * HOST_OF_ENGINE
 
 
 def test_processes_on_one_processor_gain_no_time_and_take_memory_each(certified: Path) -> None:
