@@ -173,10 +173,10 @@ class CardWeights:
 
     def release(self, table: Table) -> None:
         """See `Weights`."""
-        with suppress(Exception):  # what fails to come is brought again, and told, when its engine runs
-            self._arrived()
-        self._card.synchronize()
         keys = [row.key for row in table.rows]
+        with suppress(Exception):  # what fails to come is brought again, and told, when its engine runs
+            self._arrived(keys)
+        self._card.synchronize()
         self.residency.forget(keys)
         self._drop(keys)
 

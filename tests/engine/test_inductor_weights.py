@@ -121,6 +121,15 @@ def test_what_is_released_is_given_back(tables: dict[str, Table]) -> None:
     assert card.held == weights.residency.held == 0
 
 
+def test_what_is_released_does_not_wait_for_those_of_others(tables: dict[str, Table]) -> None:
+    card, needs = SlowCard(1 << 30), {name: table.needs(SPEC) for name, table in tables.items()}
+    weights = CardWeights(Residency(1 << 30), card)
+    weights.expect([(name, tables[name], needs[name]) for name in ("b", "a")])
+    weights.release(tables["b"])
+    assert (card.held, weights.residency.held) == (0, sum(SIZES["a"]))
+    card.told.set()
+
+
 def test_a_card_that_is_full_all_the_same_leaves_the_account_right(tables: dict[str, Table]) -> None:
     card = CountingCard(2000)  # others have taken what the budget counts on
     weights = CardWeights(Residency(1 << 30), card)
@@ -137,9 +146,9 @@ def test_what_fails_to_come_is_told_to_the_engine_that_needs_it(tables: dict[str
     weights.expect([(name, tables[name], needs[name]) for name in ("b", "a")])
     weights.of("b", tables["b"], needs["b"])
     weights.release(tables["b"])
-    assert weights.residency.held == 0
     with pytest.raises(torch.OutOfMemoryError):
         weights.of("a", tables["a"], needs["a"])
+    assert weights.residency.held == 0
 
 
 def test_an_engine_runs_though_those_of_another_fail_to_come_and_some_have_to_go_for_it(
