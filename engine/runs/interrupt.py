@@ -57,9 +57,10 @@ class Interrupt:
                 signal.signal(number, handler)
 
     def on_unit(self, unit: str) -> None:
-        """To be called after each finished unit. Raises StopEarly after a chunk, StoppedError when it is to save.
+        """To be called after each unit, finished or about to be.
 
-        The last unit says that the video is there: nothing is left to stop.
+        Raises StopEarly after a chunk, StoppedError when it is to save. The last unit says that the video is
+        there: nothing is left to stop.
         """
         if not self._asked or unit == VIDEO:
             return

@@ -21,15 +21,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unwatched(unit: str) -> None:
-    """Who hears of finished units when nobody asks."""
+    """Who hears of units when nobody asks."""
 
 
 class Run(Closing):
     """The units of one run. Units are named by their file, relative to `directory`.
 
     Only one process works on a run: it holds a lock from here until `close`. Units whose file is missing or was
-    changed count as not finished. Several threads may make units at once. `on_unit` is called after each finished one,
-    and may stop the run by raising.
+    changed count as not finished. Several threads may make units at once. `on_unit` is called after each one that is
+    finished or that a thread is about to finish, and may stop the run by raising.
 
     Raises UsageError when another process works on the run.
     """

@@ -24,7 +24,7 @@ class Keeper(Protocol):
         ...
 
     def state(self, number: int, steps: int, shape: Shape) -> AbstractContextManager[State]:
-        """A state to fill, which is kept when the block ends, and can be read until the next but one is."""
+        """A state to fill, kept when the block ends or, behind, soon after; to be read until the next one is kept."""
         ...
 
     def conditions(self, number: int, window: int, make: Callable[[], Values]) -> Values:
