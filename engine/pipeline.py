@@ -172,7 +172,7 @@ class Pipeline:
         enhancer = open_enhancer(how, tools, self._whole_prompt(), self.settings.negative_prompt)
         self.progress.stage("enhance", enhancer.window_steps(len(chunks)))
         seen = chunks[0] if picture is None else picture
-        for frame in enhanced(enhancer, chunks, seen, (how.width, how.height), first):
+        for frame in enhanced(enhancer, chunks, seen, (how.width, how.height), first, self.plan.base_frames):
             yield frame[None]
 
     def _whole_prompt(self) -> str | None:

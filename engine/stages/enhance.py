@@ -28,8 +28,8 @@ class Enhancer(Protocol):
         """How many steps of single windows a clip of `frames` takes."""
         ...
 
-    def enhance(self, frames: Clip, picture: Frames, first: int = 0) -> Iterator[Frames]:
-        """frames: [H, W, 3], uint8 each; picture: what the clip began with. Yields refined ones from `first` on."""
+    def enhance(self, frames: Clip, picture: Frames, first: int = 0, end: int | None = None) -> Iterator[Frames]:
+        """frames: [H, W, 3], uint8 each; picture: what the clip began with. Yields those from `first` to `end` - 1."""
         ...
 
 
@@ -101,11 +101,13 @@ def placed(picture: Frames, canvas: Size) -> Frames:
     return picture if fills else on_canvas(picture, canvas)
 
 
-def enhanced(enhancer: Enhancer, frames: Clip, picture: Frames, canvas: Size, first: int = 0) -> Iterator[Frames]:
-    """Refine a clip of any aspect: its frames from number `first` on, of the size that `cut_size` gives.
+def enhanced(
+    enhancer: Enhancer, frames: Clip, picture: Frames, canvas: Size, first: int = 0, end: int | None = None
+) -> Iterator[Frames]:
+    """Refine a clip of any aspect: its frames from number `first` to `end` - 1, of the size that `cut_size` gives.
 
     frames: [H, W, 3], uint8 each; picture: what the clip began with, [H, W, 3], uint8; canvas: the enhancer's size.
     """
     size = cut_size((frames[0].shape[1], frames[0].shape[0]), canvas)
-    for board in enhancer.enhance(OnCanvas(frames, canvas), placed(picture, canvas), first):
+    for board in enhancer.enhance(OnCanvas(frames, canvas), placed(picture, canvas), first, end):
         yield content(board, size)

@@ -30,22 +30,22 @@ class I2VGenXL(ClipEnhancer):
         """How many steps of single windows a clip of `frames` takes, all passes together."""
         return self.settings.run_steps * sum(len(part.starts) for part in plan_passes(frames, self.settings))
 
-    def enhance(self, frames: Clip, picture: Frames, first: int = 0) -> Iterator[Frames]:
+    def enhance(self, frames: Clip, picture: Frames, first: int = 0, end: int | None = None) -> Iterator[Frames]:
         """Refine a clip of at least one window (a shorter one is generated to that length and cut afterwards).
 
         frames: [H, W, 3], uint8 each, of any size; picture: what the clip began with, of any size.
-        Yields as many frames at the enhancer's size, from number `first` on.
+        Yields those from number `first` to `end` - 1, at the enhancer's size.
 
         Raises: PlanError here and now when windows and clip do not fit; BackendError and StageError later.
         """
-        return self._passes(plan_passes(len(frames), self.settings), frames, [picture], first)
+        return self._passes(plan_passes(len(frames), self.settings), frames, [picture], slice(first, end))
 
-    def _passes(self, plans: Sequence[EnhancerPass], frames: Clip, pictures: Clip, first: int) -> Iterator[Frames]:
+    def _passes(self, plans: Sequence[EnhancerPass], frames: Clip, pictures: Clip, wanted: slice) -> Iterator[Frames]:
         """Each pass is conditioned on the results of the one before; those of the last are wanted."""
         *before, last = enumerate(plans)
         for number, plan in before:
             pictures = self.run_pass(number, plan, frames, pictures)
-        yield from self.run_pass(*last, frames, pictures).after(first)
+        yield from self.run_pass(*last, frames, pictures).part(wanted)
 
     def run_pass(self, number: int, plan: EnhancerPass, frames: Clip, pictures: Clip) -> "Refined":
         """One pass from pictures to pictures; see `begin` for what goes in."""
@@ -120,9 +120,9 @@ class Refined:
     def __getitem__(self, index: int, /) -> Frames:
         return rounded_picture(self.enhancer.decode(self.latents, index))
 
-    def after(self, first: int) -> Iterator[Frames]:
-        """The pictures from number `first` on."""
-        return self.enhancer.decoded(rounded_picture, self.latents, range(first, self.kept))
+    def part(self, wanted: slice) -> Iterator[Frames]:
+        """The pictures of these numbers."""
+        return self.enhancer.decoded(rounded_picture, self.latents, range(self.kept)[wanted])
 
 
 @dataclass(frozen=True)

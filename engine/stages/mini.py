@@ -36,17 +36,17 @@ class MiniEnhancer(ClipEnhancer):
         """How many steps of single windows a clip of `frames` takes."""
         return run_steps(self.settings.steps) * len(self._starts(frames))
 
-    def enhance(self, frames: Clip, picture: Frames, first: int = 0) -> Iterator[Frames]:
+    def enhance(self, frames: Clip, picture: Frames, first: int = 0, end: int | None = None) -> Iterator[Frames]:
         """Refine a clip of at least one window. frames: [H, W, 3], uint8 each; picture: not looked at.
 
-        Yields as many frames of the enhancer's size, from number `first` on.
+        Yields those from number `first` to `end` - 1, of the enhancer's size.
 
         Raises: PlanError here and now when windows and clip do not fit; BackendError and StageError later.
         """
         starts = self._starts(len(frames))
-        return self._refined(frames, starts, first)
+        return self._refined(frames, starts, range(len(frames))[first:end])
 
-    def _refined(self, frames: Clip, starts: tuple[int, ...], first: int) -> Iterator[Frames]:
+    def _refined(self, frames: Clip, starts: tuple[int, ...], wanted: range) -> Iterator[Frames]:
         how = self.settings
         table = ddim_table(cosine_v(how.steps), how.steps, how.strength)
         conditions = self.engines["enhance_conditions"].run({"text": self.text})
@@ -55,7 +55,7 @@ class MiniEnhancer(ClipEnhancer):
         offsets = draw_offsets(self.noise, f"{STAGE}_offset", len(table), starts, how.window)
         clip = BlendedClip(how.window, starts, offsets, runner)
         clean = self.refine(0, clip, self._noised(frames, int(table[0, 1])), len(frames))
-        yield from self._decoded(clean, first)
+        yield from self._decoded(clean, wanted)
 
     def _noised(self, frames: Clip, timestep: int) -> Iterator[Array]:
         """The latent of each enlarged frame, noised up to the first timestep: [C, h, w]."""
@@ -66,15 +66,16 @@ class MiniEnhancer(ClipEnhancer):
             noise = self.noise.normal(f"{STAGE}_start", index, 0, clean.shape)
             yield noised(cosine_v(self.settings.steps), timestep, clean, noise)
 
-    def _decoded(self, latents: Latents, first: int) -> Iterator[Frames]:
-        """Frames from number `first` on; the last group begins where it must to be whole."""
+    def _decoded(self, latents: Latents, wanted: range) -> Iterator[Frames]:
+        """Frames of these numbers; the last group begins where it must to be whole."""
         engine = self.engines["enhance_vae_decode"]
         group = engine.spec.inputs[0].shape[0]
-        starts = [start for start in window_starts(len(latents), group, 0) if start + group > first]
+        first, end = wanted.start, wanted.stop
+        starts = [start for start in window_starts(len(latents), group, 0) if start + group > first and start < end]
         calls = (Call(engine, {"latents": latents[start : start + group]}) for start in starts)
         for start, made in zip(starts, run_all(calls), strict=True):
             pixels = check_frames(STAGE, np.asarray(made["frames"]))
-            yield from to_uint8(pixels)[max(0, first - start) :]
+            yield from to_uint8(pixels)[max(0, first - start) : end - start]
             first = start + group
 
     def _starts(self, frames: int) -> tuple[int, ...]:

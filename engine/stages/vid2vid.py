@@ -32,20 +32,20 @@ class Vid2Vid(ClipEnhancer):
         """How many steps of single windows a clip of `frames` takes."""
         return self.settings.steps * len(self._starts(frames))
 
-    def enhance(self, frames: Clip, picture: Frames, first: int = 0) -> Iterator[Frames]:
+    def enhance(self, frames: Clip, picture: Frames, first: int = 0, end: int | None = None) -> Iterator[Frames]:
         """Refine a clip of at least one window (a shorter one is generated to that length and cut afterwards).
 
         frames: [H, W, 3], uint8 each, of any size; picture: what the clip began with, which is not looked at.
-        Yields as many frames at the enhancer's size, from number `first` on, the clip's content in the middle of each.
+        Yields those from number `first` to `end` - 1, at the enhancer's size, the clip's content in the middle.
 
         Raises: PlanError here and now when windows and clip do not fit; BackendError and StageError later.
         """
         starts = self._starts(len(frames))
-        return self._refined(frames, starts, first)
+        return self._refined(frames, starts, range(len(frames))[first:end])
 
-    def _refined(self, frames: Clip, starts: tuple[int, ...], first: int) -> Iterator[Frames]:
+    def _refined(self, frames: Clip, starts: tuple[int, ...], wanted: range) -> Iterator[Frames]:
         clean = self.refine(0, self.begin(starts), map(self.scaled, self._noised(frames)), len(frames))
-        yield from self.decoded(lambda pixels: to_uint8(pixels)[0], clean, range(first, len(frames)))
+        yield from self.decoded(lambda pixels: to_uint8(pixels)[0], clean, wanted)
 
     def begin(self, starts: tuple[int, ...]) -> BlendedClip:
         """Set up the run that refines what `scaled` gives."""

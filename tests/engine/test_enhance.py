@@ -245,3 +245,4 @@ def test_an_enhancer_goes_on_where_it_was_stopped(where: tuple[int, int]) -> Non
     first = list(made.enhance(clip(13), clip(1)[0]))
     assert np.array_equal(first, list(enhancer().enhance(clip(13), clip(1)[0])))
     assert np.array_equal(list(made.enhance(clip(13), clip(1)[0], 9)), first[9:])
+    assert np.array_equal(list(made.enhance(clip(13), clip(1)[0], 9, 11)), first[9:11])

@@ -96,15 +96,16 @@ def test_every_frame_is_enhanced_once_and_from_any_on(engines):
     clip = np.random.default_rng(0).integers(0, 255, (10, 2 * SIDE, 2 * SIDE, 3), np.uint8)
     text = np.zeros((2, 16, 8), np.float32)
 
-    def made(first=0):
+    def made(first=0, end=None):
         settings = MiniEnhancerSettings(window=4, overlap=2, steps=8)
         enhancer = MiniEnhancer(engines, text, Noise(3), settings=settings)
         assert enhancer.window_steps(len(clip)) == 4 * 4
-        return np.stack(list(enhancer.enhance(clip, clip[0], first)))
+        return np.stack(list(enhancer.enhance(clip, clip[0], first, end)))
 
     frames = made()
     assert frames.shape == (10, 8 * SIDE, 8 * SIDE, 3)
     assert (made(first=7) == frames[7:]).all()
+    assert (made(first=2, end=6) == frames[2:6]).all()
     assert engines["enhance_4_step"].seen[0]["context"].shape == (1, 16, 8)
     with pytest.raises(PlanError, match="clip has 3 frames"):
         MiniEnhancer(engines, text, Noise(3)).enhance(clip[:3], clip[0])

@@ -152,7 +152,7 @@ class Seen:
     def window_steps(self, frames: int) -> int:
         return frames
 
-    def enhance(self, frames, picture, first=0):
+    def enhance(self, frames, picture, first=0, end=None):
         return (frames[index] for index in range(len(frames)))
 
 
@@ -169,7 +169,7 @@ def test_clips_of_the_canvas_aspect_are_left_for_the_enhancer_to_resize() -> Non
     boards: list[Frames] = []
 
     class Keeping(Seen):
-        def enhance(self, frames, picture, first=0):
+        def enhance(self, frames, picture, first=0, end=None):
             boards.extend([frames[0], picture])
             return iter([np.zeros((48, 80, 3), np.uint8)])
 
