@@ -26,11 +26,6 @@ class Errands(Closing):
         if self._last is not None:
             self._last.result()
 
-    def check(self) -> None:
-        """Raise what the last one has raised by now, without waiting for it."""
-        if self._last is not None and self._last.done():
-            self._last.result()
-
     def close(self) -> None:
         with self._thread:
             self.wait()

@@ -1,15 +1,13 @@
 """One video in the making: the frames of its plan, encoded beside their making, segment by segment into its run."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.belt import belt
-from stt2v.engine.errands import Errands
 from stt2v.engine.errors import OutOfMemoryError
 from stt2v.engine.media.video import AHEAD, VideoWriter
 from stt2v.engine.pipeline import OnBase
@@ -69,19 +67,10 @@ class Film:
         return units
 
     def _encode(self, plan: RunPlan, units: Sequence[str], length: int, frames: Iterator[Frames]) -> None:
-        """Finish `units` of `length` frames, the last of what is left; each is begun when its first frame comes.
-
-        One ends while the next is encoded: x264 does most of a segment then, and uses few of many cores.
-        """
-        with Errands() as errands:
-            for unit, first in zip(units, frames, strict=False):
-                with ExitStack() as segment:
-                    path = segment.enter_context(self.run.writing(unit))
-                    writer = segment.enter_context(VideoWriter(path, plan.width, plan.height, plan.fps, {}))
-                    rest = itertools.islice(frames, length - 1)
-                    writer.write(_while_well(errands, itertools.chain((first,), rest)))
-                    errands.wait()  # else this segment would be left open where that raises
-                    errands.send(segment.pop_all().close)
+        """Finish `units` of `length` frames, the last of what is left; each is begun when its first frame comes."""
+        for unit, first in zip(units, frames, strict=False):
+            with self.run.writing(unit) as path, VideoWriter(path, plan.width, plan.height, plan.fps, {}) as writer:
+                writer.write(itertools.chain((first,), itertools.islice(frames, length - 1)))
 
     def _picture(self) -> Frames | None:
         """What the video starts from; a still that is made of the prompt is a unit as well."""
@@ -92,10 +81,3 @@ class Film:
             with self.run.writing(STILL) as path:
                 save_arrays(path, {"pixels": picture})
         return picture
-
-
-def _while_well(errands: Errands, frames: Iterable[Frames]) -> Iterator[Frames]:
-    """`frames` as they are, as long as no errand has failed; else what it has raised."""
-    for frame in frames:
-        errands.check()
-        yield frame

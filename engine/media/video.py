@@ -24,7 +24,7 @@ THREADS = 8
 QUALITY = "17"
 REORDERED = 2  # pictures that may wait for later ones to be decoded, with the preset in use
 AHEAD = 32
-"""Frames that may wait to be encoded."""
+"""Frames that may wait to be encoded. x264 does most of a segment when it ends, and meanwhile others are made."""
 HELD = 200  # bytes a pixel that x264 holds, in frames that it looks ahead to and back to; 170 MiB at 1280x720
 LONGEST_NAME = 255  # bytes, on every file system of Linux
 
@@ -99,8 +99,8 @@ class VideoWriter:
 
 
 def encoding_bytes(width: int, height: int) -> int:
-    """The memory of frames of that size that wait, of the encoder, and of that of the segment before, which ends."""
-    return (3 * AHEAD + 2 * HELD) * width * height
+    """The memory of frames of that size that wait, and of the encoder."""
+    return (3 * AHEAD + HELD) * width * height
 
 
 def frame_rate(fps: float) -> Fraction:

@@ -1,7 +1,6 @@
 """What a thread does while whoever sent it goes on."""
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -78,26 +77,3 @@ def test_an_errand_is_done_where_its_sender_fails() -> None:
     assert done == [1]
     with pytest.raises(ValueError, match="no place"):
         failing()
-
-
-def test_a_check_raises_what_has_gone_wrong_and_does_not_wait() -> None:
-    gone_on, missed = threading.Event(), list[int]()
-
-    def first() -> None:
-        assert gone_on.wait(WAIT)
-        fail()
-
-    def errands() -> None:
-        with Errands() as errands:
-            errands.check()
-            errands.send(first)
-            errands.check()
-            gone_on.set()
-            for _ in range(100 * WAIT):
-                time.sleep(0.01)
-                errands.check()
-            missed.append(1)
-
-    with pytest.raises(ValueError, match="no place"):
-        errands()
-    assert not missed

@@ -1,15 +1,14 @@
 """A video that is encoded while it is made."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import pytest
 
 from stt2v.engine import film
 from stt2v.engine.backends.base import Frames
-from stt2v.engine.errors import OutputError, StoppedError
+from stt2v.engine.errors import OutputError
 from stt2v.engine.film import Film
 from stt2v.engine.media.read import count_frames
 from stt2v.engine.media.video import VideoWriter
@@ -60,54 +59,6 @@ def test_a_segment_ends_while_the_next_chunk_is_made(
     monkeypatch.setattr(film, "VideoWriter", Slow)
     assert made(session, run, on_base) == [48, 42]
     assert waited == [True, True]
-
-
-def test_a_segment_ends_while_the_next_is_encoded(session: Session, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    later, waited = threading.Event(), list[bool]()
-
-    class Slow(VideoWriter):
-        def write(self, frames: Iterable[Frames]) -> None:
-            super().write(frames)
-            if "0001" in self.path.name:
-                later.set()
-
-        def __exit__(self, *error: object) -> None:
-            waited.append(later.wait(WAIT))
-            super().__exit__(*error)
-
-    monkeypatch.setattr(film, "VideoWriter", Slow)
-    assert made(session, run, lambda chunk, frames: None) == [48, 42]
-    assert waited == [True, True]
-
-
-def test_a_segment_that_cannot_end_ends_the_next_one(
-    session: Session, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At once, and not when that has all of its frames."""
-    told, writers = threading.Event(), list[VideoWriter]()
-
-    class Seen(VideoWriter):
-        def __enter__(self) -> Self:
-            writers.append(self)
-            return super().__enter__()
-
-    def on_unit(unit: str) -> None:
-        if "segment" in unit:
-            told.set()
-            raise StoppedError("no place")
-
-    def on_base(chunk: int, frames: Frames) -> None:
-        if chunk == 3:  # the third has the last frame of the first segment
-            assert told.wait(WAIT)
-
-    monkeypatch.setattr(film, "VideoWriter", Seen)
-    run.on_unit = on_unit
-    with pytest.raises(StoppedError, match="no place"):
-        made(session, run, on_base)
-    assert [unit[-8:] for unit in run.finished("90-frames")] == ["0000.mp4"]
-    assert [writer.frames for writer in writers[:1]] == [48]
-    assert all(writer.frames < 42 for writer in writers[1:])
-    assert not [*run.directory.rglob(".part-*")]
 
 
 def test_a_failing_encoder_ends_the_making(session: Session, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
