@@ -15,8 +15,9 @@ from stt2v.cli import main
 assert main(sys.argv[1:]) == 0
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-LARGEST_PEAK = 590  # MiB: libraries (130), in 720p what x264 looks ahead to (170), frames that wait for it and are made,
-# of which threads have two in hand as float32 (20)
+# MiB: libraries (130), in 720p what x264 looks ahead to (170), frames that wait for it and are made, and two that
+# threads have in hand as float32 (20).
+LARGEST_PEAK = 590
 
 # glibc otherwise keeps freed arrays by rules of its own, which moves the peak by some percent from run to run.
 PLAIN = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
