@@ -50,7 +50,7 @@ def interpolate(frames: Iterable[Frames], engine: Engine, num_frames: int, cut: 
 def _doubled(groups: Iterable[Frames], engine: Engine, cut: float | None) -> Iterator[Frames]:
     """`_with_middles` of each group; what the host does for one is done while the engine has the next."""
     given, again = for_calls(groups)
-    calls = ahead(lambda group: Call(engine, _pairs(group, _batch(engine))), given, 1)
+    calls = (Call(engine, _pairs(group, _batch(engine))) for group in given)
     middles = (np.asarray(made["middle"]) for made in run_all(calls))
     return ahead(lambda pair: _with_middles(*pair, cut), zip(middles, again, strict=True), 1)
 
