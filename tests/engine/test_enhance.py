@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from telling import telling_of_the_second
 
 from stt2v.engine.backends.base import Array, Engine, Frames, Value, Values
 from stt2v.engine.backends.fake import FakeEngine
@@ -172,24 +173,16 @@ def test_a_frame_is_looked_at_while_the_next_is_decoded(monkeypatch: pytest.Monk
     later, made = threading.Event(), enhancer()
     decoding, waited = made.engines["enhance_vae_decode"], list[bool]()
 
-    class Telling(FakeEngine):
-        runs = 0
-
-        def run(self, inputs: Values) -> dict[str, Value]:
-            self.runs += 1
-            if self.runs == 2:
-                later.set()
-            return super().run(inputs)
-
     def check(stage: str, frames: Array) -> Array:
         waited.append(later.wait(WAIT))
         return frames
 
-    telling = replace(made, engines={**made.engines, "enhance_vae_decode": Telling(decoding.spec, waves)})
+    telling = FakeEngine(decoding.spec, telling_of_the_second(waves, later))
+    watched = replace(made, engines={**made.engines, "enhance_vae_decode": telling})
     latents = Noise(0).normal("latents", 0, 0, (3, *LATENT))
     with monkeypatch.context() as patched:
         patched.setattr(module, "check_frames", check)
-        pictures = [*telling.decoded(rounded_picture, latents, range(3))]
+        pictures = [*watched.decoded(rounded_picture, latents, range(3))]
     assert waited == [True] * 3
     np.testing.assert_array_equal(pictures, [rounded_picture(made.decode(latents, index)) for index in range(3)])
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from telling import telling_of_the_second
 
-from stt2v.engine.backends.base import Value, Values
 from stt2v.engine.backends.fake import FakeEngine
 from stt2v.engine.errors import StageError
 from stt2v.engine.spec import EngineSpec, TensorSpec
@@ -55,18 +55,9 @@ def test_given_frames_pass_through_unchanged() -> None:
 
 def test_a_middle_is_looked_at_while_the_engine_has_the_next_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     later, waited, mean = threading.Event(), list[bool](), mean_engine()
-
-    class Telling(FakeEngine):
-        runs = 0
-
-        def run(self, inputs: Values) -> dict[str, Value]:
-            self.runs += 1
-            if self.runs == 2:
-                later.set()
-            return mean.run(inputs)
-
+    telling = FakeEngine(mean.spec, telling_of_the_second(lambda spec, inputs: mean.run(inputs), later))
     monkeypatch.setattr(module, "check_finite", lambda stage, frames: waited.append(later.wait(WAIT)))
-    assert len(levels(interpolate([clip(4)], Telling(mean.spec), 7))) == 7
+    assert len(levels(interpolate([clip(4)], telling, 7))) == 7
     assert waited == [True] * 3
 
 
