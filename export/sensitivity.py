@@ -12,8 +12,9 @@ from stt2v.engine.parity import LIMITS
 from stt2v.export.flat_program import FlatProgram
 from stt2v.export.fp8 import FEWEST, layers, quantise
 
-TRIALS = 24  # groups of neighbouring layers of a kind that are tried by themselves
+TRIALS = 24  # groups of neighbouring layers of a kind that are tried by themselves, and one more a kind at most
 LIMIT = 0.95 * LIMITS["fp8"]  # beside a program in bfloat16, which is off itself
+TOUCH = 1 + 2**-9  # about a rounding of bfloat16
 
 
 def is_for_fp8(program: FlatProgram) -> bool:
@@ -29,7 +30,9 @@ def sensitive_layers(
 
     Where all may be in FP8 that takes two runs of the program. Else each is first tried in FP8 by itself (in a large
     network with its neighbours of the same kind, because a run takes seconds). As few as have to stay, those first that
-    hurt most for the work that FP8 would speed up: what independent errors add up to is the sum of their squares.
+    hurt most for the work that FP8 would speed up: what independent errors add up to is the sum of their squares. One
+    of these is no layer's: whatever is changed, from there on bfloat16 rounds otherwise. From the beginning that is
+    measured, amid a network it is about half, which is taken for all.
     `limit` is of rel, ||a-b|| / ||b|| of the worst output.
     """
     work = layers(program, fewest)
@@ -39,19 +42,25 @@ def sensitive_layers(
     exact = _outputs(program, inputs)
 
     def rel(keep: Sequence[str]) -> float:
-        found = _outputs(quantise(program, keep, fewest)[0], inputs)
-        return max(_rel(actual, expected) for actual, expected in zip(found, exact, strict=True))
+        return _worst(_outputs(quantise(program, keep, fewest)[0], inputs), exact)
 
     if rel(()) <= limit:
         return ()
-    groups = [*_neighbours(names, lambda name: program.weights[name].ndim, -(-len(names) // TRIALS))]
+    touched = [value * TOUCH if value.is_floating_point() else value for value in inputs]
+    rounding = _worst(_outputs(program, touched), exact) ** 2 / 2
+    groups = [*_neighbours(names, lambda name: _kind(program.weights[name], work[name]), -(-len(names) // TRIALS))]
     alone = {group: rel([other for other in names if other not in group]) for group in groups}
-    worst = sorted(groups, key=lambda group: -(alone[group] ** 2) / sum(work[name] for name in group))
+    worst = sorted(groups, key=lambda group: (rounding - alone[group] ** 2) / sum(work[name] for name in group))
     order = [*chain.from_iterable(worst)]
     return tuple(order[: bisect.bisect_left(range(len(order)), True, key=lambda count: rel(order[:count]) <= limit)])
 
 
-def _neighbours(names: Sequence[str], kind: Callable[[str], int], size: int) -> Iterator[tuple[str, ...]]:
+def _kind(weight: Tensor, work: int) -> tuple[int, ...]:
+    """What layers have in common that hurt alike: how many rows or pixels they see, and taps, or else widths."""
+    return work // weight.numel(), *(weight.shape[2:] or weight.shape)
+
+
+def _neighbours(names: Sequence[str], kind: Callable[[str], Any], size: int) -> Iterator[tuple[str, ...]]:
     """Groups of at most `size` of one kind, in their order."""
     for _, alike in groupby(sorted(names, key=kind), kind):
         while group := tuple(islice(alike, size)):
@@ -60,6 +69,11 @@ def _neighbours(names: Sequence[str], kind: Callable[[str], int], size: int) -> 
 
 def _outputs(program: FlatProgram, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(program.module(*program.weights.values(), *inputs))
+
+
+def _worst(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """The rel of the output that is furthest off."""
+    return max(_rel(actual, expected) for actual, expected in zip(found, exact, strict=True))
 
 
 def _rel(actual: Tensor, expected: Tensor) -> float:

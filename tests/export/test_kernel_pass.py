@@ -348,7 +348,24 @@ def test_layers_that_stay_are_those_that_cost_least() -> None:
     every = dict.fromkeys(KINDS, 1)
     assert layers(program, every) == {"p_little_weight": 512 * 64 * 64, "p_much_weight": 512 * 64 * 1024}
     assert sensitive_layers(program, inputs, 0.035, every) == ("p_little_weight",)
+    with patch.object(sensitivity, "TRIALS", 1):  # neighbours of another kind are tried apart
+        assert sensitive_layers(program, inputs, 0.035, every) == ("p_little_weight",)
     assert set(sensitive_layers(program, inputs, 0.028, every)) == {"p_little_weight", "p_much_weight"}
+
+
+def test_what_bfloat16_rounds_otherwise_is_no_layer_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph("uneven", Uneven(), {"x": torch.zeros(512, 64)}, ("y",))
+    program, x = flatten(exported_from_graph(in_type(graph, torch.bfloat16))), torch.ones(1)
+
+    def outputs(tried: object, inputs: list[Tensor]) -> tuple[Tensor]:
+        """Of a program that is rounded otherwise, whatever is changed; only the layer of much work hurts."""
+        if tried is program:
+            return (torch.tensor([1.0, 0.0 if inputs[0] is x else 0.042, 0.0]),)
+        return (torch.tensor([1.0, 0.03, 0.0 if "p_much_weight" in cast(tuple[str, ...], tried) else 0.05]),)
+
+    monkeypatch.setattr(sensitivity, "quantise", lambda tried, keep, fewest: (keep, {}))
+    monkeypatch.setattr(sensitivity, "_outputs", outputs)
+    assert sensitive_layers(program, [x], 0.04, dict.fromkeys(KINDS, 1)) == ("p_much_weight",)
 
 
 def test_fp8_that_makes_nan_of_any_output_hurts(monkeypatch: pytest.MonkeyPatch) -> None:
