@@ -39,7 +39,7 @@ SCALED = {
 MODEL = replace(TINY, width=SIZE[0], height=SIZE[1], enhancing=replace(TINY.enhancing, width=1280, height=720))
 
 
-PAUSE = 6  # seconds, in which 32 frames are made
+PAUSE = 6  # seconds, in which as many frames are made as may wait
 
 
 class SlowWriter(VideoWriter):

@@ -74,6 +74,7 @@ def test_a_failing_encoder_ends_the_making(session: Session, run: Run, monkeypat
         if chunk == 1:  # with its frames, more wait than may
             second.set()
 
+    monkeypatch.setattr(film, "AHEAD", 32)  # more than the frames of one chunk, fewer than those of two
     monkeypatch.setattr(film, "VideoWriter", Failing)
     with pytest.raises(OutputError, match="no place"):
         made(session, run, on_base)

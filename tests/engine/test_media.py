@@ -1,6 +1,7 @@
 """Images in, videos out."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -11,7 +12,7 @@ from PIL import Image, ImageCms
 from stt2v.engine.errors import InputError, OutputError, UsageError
 from stt2v.engine.media.image import fit_image, image_hash, load_image, model_image
 from stt2v.engine.media.join import join_videos
-from stt2v.engine.media.video import VideoWriter
+from stt2v.engine.media.video import FINAL, LIVE, THREADS, Encoding, VideoWriter
 from stt2v.engine.media.whole import check_place, whole_file
 
 
@@ -208,11 +209,35 @@ def test_video_holds_the_frames(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
 
 
-def test_same_frames_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        with VideoWriter(tmp_path / f"{name}.mp4", 48, 32, 24, {}) as writer:
-            writer.write(moving_frames(12))
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+def test_same_frames_same_bytes_on_any_number_of_cores(tmp_path: Path) -> None:
+    cores = os.sched_getaffinity(0)
+    frames = moving_frames(60, 256, 96)
+    try:
+        for name, count in [("few", 1), ("all", len(cores))]:
+            os.sched_setaffinity(0, list(cores)[:count])
+            with VideoWriter(tmp_path / f"{name}.mp4", 96, 256, 24, {}) as writer:
+                writer.write(frames)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert (tmp_path / "few.mp4").read_bytes() == (tmp_path / "all.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(("how", "slices"), [(FINAL, 1), (LIVE, THREADS)])
+def test_threads_share_the_pictures_that_nobody_may_wait_for(how: Encoding, slices: int, tmp_path: Path) -> None:
+    path, height = tmp_path / "video.mp4", 64 * THREADS
+    with VideoWriter(path, 48, height, 24, {}, how) as writer:
+        writer.write(moving_frames(3, height))
+    with av.open(str(path)) as container:
+        pictures = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert [sum(unit in (1, 5) for unit in units(picture)) for picture in pictures] == 3 * [slices]
+
+
+def units(picture: bytes) -> Iterator[int]:
+    """The types of the units of a picture; 1 and 5 are slices of it (ITU-T H.264, table 7-1)."""
+    while picture:
+        end = 4 + int.from_bytes(picture[:4])
+        yield picture[4] & 31
+        picture = picture[end:]
 
 
 @pytest.mark.parametrize("fps", [24, 23.976, 8.5, 0.01])
