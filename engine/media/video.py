@@ -18,30 +18,31 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-# x264 makes other bits with another number of threads; a fixed one makes files comparable between machines.
-THREADS = 8
 QUALITY = "17"
 REORDERED = 2  # pictures that may wait for later ones to be decoded, with the preset in use
-AHEAD = 24
+AHEAD = 16
 """Frames that may wait to be encoded. x264 does much of a segment when it ends, and meanwhile others are made."""
-HELD = 230  # bytes a pixel that x264 holds, in frames that it looks ahead to and is at work on; 200 MiB at 1280x720
+HELD = 260  # bytes a pixel that x264 holds, in frames that it looks ahead to and is at work on; 220 MiB at 1280x720
 LONGEST_NAME = 255  # bytes, on every file system of Linux
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How frames are encoded and put into the file: options of x264, what its threads have each, and of the MP4."""
+    """How frames are encoded and put into the file: options of x264, its threads and what each has, and options of the
+    MP4. x264 makes other bits with another number of threads; a fixed one makes files comparable between machines."""
 
     x264: Mapping[str, str]
-    threads: Literal["FRAME", "SLICE"]
+    threads: int
+    share: Literal["FRAME", "SLICE"]
     mp4: Mapping[str, str]
 
 
-FINAL = Encoding({"crf": QUALITY, "preset": "medium", "rc-lookahead": "20"}, "FRAME", {"movflags": "+faststart"})
+FINAL = Encoding({"crf": QUALITY, "preset": "medium", "rc-lookahead": "10"}, 12, "FRAME", {"movflags": "+faststart"})
 """For a file that is made fast: threads that share a frame wait for each other, and cost up to 9 % more bytes; and of a
 segment, x264 would begin few frames before its end if it looked 40 ahead, as the preset does."""
 LIVE = Encoding(
     {"crf": "23", "preset": "veryfast", "tune": "zerolatency"},
+    8,
     "SLICE",
     {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"},
 )
@@ -117,7 +118,7 @@ def _stream(container: "OutputContainer", width: int, height: int, fps: float, h
 
     stream = container.add_stream("libx264", rate=frame_rate(fps), options=dict(how.x264))
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    stream.thread_count, stream.thread_type = THREADS, how.threads
+    stream.thread_count, stream.thread_type = how.threads, how.share
     context = stream.codec_context
     context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
     context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709

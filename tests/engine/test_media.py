@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from stt2v.engine.errors import InputError, OutputError, UsageError
 from stt2v.engine.media.image import fit_image, image_hash, load_image, model_image
 from stt2v.engine.media.join import join_videos
-from stt2v.engine.media.video import FINAL, LIVE, THREADS, Encoding, VideoWriter
+from stt2v.engine.media.video import FINAL, LIVE, Encoding, VideoWriter
 from stt2v.engine.media.whole import check_place, whole_file
 
 
@@ -222,9 +222,9 @@ def test_same_frames_same_bytes_on_any_number_of_cores(tmp_path: Path) -> None:
     assert (tmp_path / "few.mp4").read_bytes() == (tmp_path / "all.mp4").read_bytes()
 
 
-@pytest.mark.parametrize(("how", "slices"), [(FINAL, 1), (LIVE, THREADS)])
+@pytest.mark.parametrize(("how", "slices"), [(FINAL, 1), (LIVE, LIVE.threads)])
 def test_threads_share_the_pictures_that_nobody_may_wait_for(how: Encoding, slices: int, tmp_path: Path) -> None:
-    path, height = tmp_path / "video.mp4", 64 * THREADS
+    path, height = tmp_path / "video.mp4", 64 * LIVE.threads
     with VideoWriter(path, 48, height, 24, {}, how) as writer:
         writer.write(moving_frames(3, height))
     with av.open(str(path)) as container:
