@@ -1,6 +1,7 @@
 """Which layers stay in half precision because FP8 in them hurts: measured, a few layers at a time."""
 
 import bisect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 from typing import Any
@@ -13,7 +14,7 @@ from stt2v.export.flat_program import FlatProgram
 from stt2v.export.fp8 import FEWEST, layers, quantise
 
 TRIALS = 24  # groups of neighbouring layers of a kind that are tried by themselves, and one more a kind at most
-LIMIT = 0.95 * LIMITS["fp8"]  # beside a program in bfloat16, which is off itself
+LIMIT = 0.95 * LIMITS["fp8"]  # what is off is estimated
 TOUCH = 1 + 2**-9  # about a rounding of bfloat16
 
 
@@ -26,33 +27,35 @@ def is_for_fp8(program: FlatProgram) -> bool:
 def sensitive_layers(
     program: FlatProgram, inputs: Sequence[Tensor], limit: float = LIMIT, fewest: Mapping[Any, int] = FEWEST
 ) -> tuple[str, ...]:
-    """The weights of the layers that have to stay so that FP8 in the others moves the outputs by `limit` at most.
+    """The weights of the layers that have to stay so that, with FP8 in the others, outputs are off by `limit` at most.
 
-    Where all may be in FP8 that takes two runs of the program. Else each is first tried in FP8 by itself (in a large
+    Where all may be in FP8 that takes three runs of the program. Else each is first tried in FP8 by itself (in a large
     network with its neighbours of the same kind, because a run takes seconds). As few as have to stay, those first that
-    hurt most for the work that FP8 would speed up: what independent errors add up to is the sum of their squares. One
-    of these is no layer's: whatever is changed, from there on bfloat16 rounds otherwise. From the beginning that is
-    measured, amid a network it is about half, which is taken for all.
-    `limit` is of rel, ||a-b|| / ||b|| of the worst output.
+    hurt most for the work that FP8 would speed up: what independent errors add up to is the sum of their squares.
+
+    `limit` is of rel, ||a-b|| / ||b|| of the worst output, against the same in float32. Known is only what the program
+    gives in bfloat16, which is off itself, and once more in any other run: whatever is changed, however little, from
+    there on bfloat16 rounds otherwise. So that is measured, by half of the square that such runs are apart.
     """
     work = layers(program, fewest)
     names = [*work]
     if not names:
         return ()
     exact = _outputs(program, inputs)
-
-    def rel(keep: Sequence[str]) -> float:
-        return _worst(_outputs(quantise(program, keep, fewest)[0], inputs), exact)
-
-    if rel(()) <= limit:
-        return ()
     touched = [value * TOUCH if value.is_floating_point() else value for value in inputs]
     rounding = _worst(_outputs(program, touched), exact) ** 2 / 2
+
+    def square(keep: Sequence[str]) -> float:
+        return max(0.0, _worst(_outputs(quantise(program, keep, fewest)[0], inputs), exact) ** 2 - rounding)
+
+    if math.sqrt(square(())) <= limit:
+        return ()
     groups = [*_neighbours(names, lambda name: _kind(program.weights[name], work[name]), -(-len(names) // TRIALS))]
-    alone = {group: rel([other for other in names if other not in group]) for group in groups}
-    worst = sorted(groups, key=lambda group: (rounding - alone[group] ** 2) / sum(work[name] for name in group))
+    alone = {group: square([other for other in names if other not in group]) for group in groups}
+    worst = sorted(groups, key=lambda group: -alone[group] / sum(work[name] for name in group))
     order = [*chain.from_iterable(worst)]
-    return tuple(order[: bisect.bisect_left(range(len(order)), True, key=lambda count: rel(order[:count]) <= limit)])
+    few = bisect.bisect_left(range(len(order)), True, key=lambda count: math.sqrt(square(order[:count])) <= limit)
+    return tuple(order[:few])
 
 
 def _kind(weight: Tensor, work: int) -> tuple[int, ...]:

@@ -321,7 +321,7 @@ def test_layers_that_hurt_stay() -> None:
     every = dict.fromkeys(KINDS, 1)
     assert sensitive_layers(program, inputs, 0.1, every) == ()
     assert sensitive_layers(program, inputs, 0.02, every) == ("p_large_weight",)
-    assert set(sensitive_layers(program, inputs, 0.0, every)) == {"p_large_weight", "p_small_weight"}
+    assert set(sensitive_layers(program, inputs, -1.0, every)) == {"p_large_weight", "p_small_weight"}  # nothing does
     with patch.object(sensitivity, "TRIALS", 1):  # neighbours are tried together, and stay in their order
         assert set(sensitive_layers(program, inputs, 0.02, every)) == {"p_large_weight", "p_small_weight"}
     assert quantise(program, ("p_large_weight",), every)[1] == {"fp8_linears": 1, "fp8_convolutions": 0}
