@@ -31,6 +31,9 @@ from stt2v.engine.spec import EngineSpec
 
 DEVICES = ("cpu", "cuda")
 ARTIFACT = "artifact"
+BRIEF = 4
+"""Runs of an engine before others are loaded beside it. In the first kernels are loaded and the second is recorded,
+which would have to wait; and engines that run a few times, as between two chunks, are soon followed by new ones."""
 KERNELS = ("attention", "convolution", "fp8", "geglu", "group_norm", "linear", "moments")
 
 
@@ -44,7 +47,7 @@ class InductorEngine(Closing):
         self._needs = table.needs(spec)
         self._backend = backend
         self._folder = folder
-        self._ran = False  # in the first run kernels are loaded from the folder
+        self._runs = 0
 
     def run(self, inputs: Values) -> dict[str, Value]:
         import torch
@@ -54,7 +57,7 @@ class InductorEngine(Closing):
         check_inputs(self.spec, inputs)
         with (
             translated(f"engine {self.spec.name!r}"),
-            nullcontext() if self._ran else caches_in(self._folder.name),
+            nullcontext() if self._runs else caches_in(self._folder.name),  # where kernels are loaded from at first
             steady_convolutions(),
             torch.no_grad(),
         ):
@@ -66,9 +69,9 @@ class InductorEngine(Closing):
             outputs = runner.run(name, self._needs, self._function, own, tensors)
             made = begun_on(device)
             weights.ahead(name, needs)
-        if self._ran:  # neither the first run, where kernels are loaded, nor the second, which is recorded, has to wait
+        if self._runs >= BRIEF:
             self._backend.loads.begin()
-        self._ran = True
+        self._runs += 1
         return {
             tensor.name: TorchValue(output, made) for tensor, output in zip(self.spec.outputs, outputs, strict=True)
         }

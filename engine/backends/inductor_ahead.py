@@ -18,7 +18,7 @@ Loaded = TypeVar("Loaded", bound=Engine)
 
 
 class LoadsAhead(Generic[Loaded]):
-    """Engines that are expected, one after the other: a load begins when an engine has been told to run again.
+    """Engines that are expected, one after the other: a load begins when an engine that runs on has been told to.
 
     So at most one is being loaded when another is to run for the first time, which has to wait for that.
     """
