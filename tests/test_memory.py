@@ -15,7 +15,7 @@ from stt2v.cli import main
 assert main(sys.argv[1:]) == 0
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-LARGEST_PEAK = 560  # MiB: libraries (130), in 720p what x264 holds (200), frames that wait for it and are made
+LARGEST_PEAK = 560  # MiB: libraries (130), in 720p what x264 holds (220), frames that wait for it and are made
 
 # glibc otherwise keeps freed arrays by rules of its own, which moves the peak by some percent from run to run.
 PLAIN = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
