@@ -18,9 +18,9 @@ def work_out(program: FlatProgram) -> FlatProgram:
 
     One that writes into what it has is left as it is.
     """
-    module, weights = copied(program)
-    if any(_is_mutable(node) for node in module.graph.nodes):
+    if any(_is_mutable(node) for node in program.module.graph.nodes):
         return program
+    module, weights = copied(program)
     fixed = _fixed(module.graph, weights)
     last = [node for node, layered in fixed.items() if layered and any(user not in fixed for user in node.users)]
     first_input = next(node for node in module.graph.find_nodes(op="placeholder") if node.name not in weights)
