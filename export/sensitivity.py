@@ -45,17 +45,17 @@ def sensitive_layers(
     touched = [value * TOUCH if value.is_floating_point() else value for value in inputs]
     rounding = _worst(_outputs(program, touched), exact) ** 2 / 2
 
-    def square(keep: Sequence[str]) -> float:
-        return max(0.0, _worst(_outputs(quantise(program, keep, fewest)[0], inputs), exact) ** 2 - rounding)
+    def off(keep: Sequence[str]) -> float:
+        apart = _worst(_outputs(quantise(program, keep, fewest)[0], inputs), exact)
+        return math.sqrt(max(0.0, apart**2 - rounding))
 
-    if math.sqrt(square(())) <= limit:
+    if off(()) <= limit:
         return ()
     groups = [*_neighbours(names, lambda name: _kind(program.weights[name], work[name]), -(-len(names) // TRIALS))]
-    alone = {group: square([other for other in names if other not in group]) for group in groups}
-    worst = sorted(groups, key=lambda group: -alone[group] / sum(work[name] for name in group))
+    alone = {group: off([other for other in names if other not in group]) for group in groups}
+    worst = sorted(groups, key=lambda group: -(alone[group] ** 2) / sum(work[name] for name in group))
     order = [*chain.from_iterable(worst)]
-    few = bisect.bisect_left(range(len(order)), True, key=lambda count: math.sqrt(square(order[:count])) <= limit)
-    return tuple(order[:few])
+    return tuple(order[: bisect.bisect_left(range(len(order)), True, key=lambda count: off(order[:count]) <= limit)])
 
 
 def _kind(weight: Tensor, work: int) -> tuple[int, ...]:
