@@ -18,36 +18,51 @@ Loaded = TypeVar("Loaded", bound=Engine)
 
 
 class LoadsAhead(Generic[Loaded]):
-    """Engines that are expected, one after the other: a load begins when an engine that runs on has been told to.
+    """Engines that are expected, loaded in their order, one at a time.
 
-    So at most one is being loaded when another is to run for the first time, which has to wait for that.
+    Another one that is to run for the first time has to wait for a load that is under way. So a load begins when an
+    engine that runs on has been told to; but until one is asked for, nothing runs, and each begins when the last ended.
     """
 
     def __init__(self, load: Callable[[Path, EngineSpec], Loaded]) -> None:
         self._load = load
         self._expected: deque[tuple[Path, EngineSpec]] = deque()
         self._begun: dict[str, Future[Loaded]] = {}
+        self._unasked = True
         self._thread = ThreadPoolExecutor(1, "engines")
+        self._change = RLock()
 
     def expect(self, order: Iterable[tuple[Path, EngineSpec]]) -> None:
         """Engines will be asked for in this order, and the first is begun; what else was loaded ahead is closed."""
         wanted = {spec.name: (path, spec) for path, spec in order}
-        for name in self._begun.keys() - wanted.keys():
+        with self._change:
+            needless = [self._begun.pop(name) for name in self._begun.keys() - wanted.keys()]
+            self._expected = deque(place for name, place in wanted.items() if name not in self._begun)
+            self._unasked = True
+        for load in needless:
             with suppress(Exception):  # nobody has asked for it
-                self._begun.pop(name).result().close()
-        self._expected = deque(place for name, place in wanted.items() if name not in self._begun)
+                load.result().close()
         self.begin()
 
     def begin(self) -> None:
         """Begin to load the next, unless one is being loaded."""
-        if self._expected and all(load.done() for load in self._begun.values()):
+        with self._change:
+            if not self._expected or not all(load.done() for load in self._begun.values()):
+                return
             path, spec = self._expected.popleft()
-            self._begun[spec.name] = self._thread.submit(self._load, path, spec)
+            load = self._begun[spec.name] = self._thread.submit(self._load, path, spec)
+        load.add_done_callback(self._go_on)
+
+    def _go_on(self, _: Future[Loaded]) -> None:
+        if self._unasked:
+            self.begin()
 
     def take(self, name: str) -> Loaded | None:
         """Engine `name`, once it is loaded; None where that was not begun. Raises what loading it has raised."""
-        self._expected = deque(place for place in self._expected if place[1].name != name)
-        if name not in self._begun:
-            return None
+        with self._change:
+            self._unasked = False
+            self._expected = deque(place for place in self._expected if place[1].name != name)
+            if name not in self._begun:
+                return None
         wait([self._begun[name]])
         return self._begun.pop(name).result()

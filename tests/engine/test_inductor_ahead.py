@@ -19,10 +19,13 @@ class Loading:
     def __init__(self) -> None:
         self.may = {spec.name: Event() for _, spec in ORDER}
         self.begun: list[str] = []
+        self.last_begun = Event()
         self.open: set[str] = set()
 
     def __call__(self, path: Path, spec: EngineSpec) -> FakeEngine:
         self.begun.append(spec.name)
+        if spec == ORDER[-1][1]:
+            self.last_begun.set()
         assert self.may[spec.name].wait(30)
         if spec.name == "b":
             raise BackendError("b is damaged")
@@ -51,8 +54,21 @@ def loads(loading: Loading) -> LoadsAhead[FakeEngine]:
     return LoadsAhead(loading)
 
 
-def test_one_load_begins_with_each_run(loading: Loading, loads: LoadsAhead[FakeEngine]) -> None:
+def test_while_none_is_asked_for_one_load_follows_the_other(loading: Loading, loads: LoadsAhead[FakeEngine]) -> None:
     loads.expect(ORDER)
+    for event in loading.may.values():
+        event.set()
+    assert loading.last_begun.wait(30)  # although b is damaged
+    assert loads.take("c")
+    assert loads.take("a")
+    with pytest.raises(BackendError, match="b is damaged"):
+        loads.take("b")
+    assert loading.begun == ["a", "b", "c"]
+
+
+def test_once_one_is_asked_for_a_load_begins_with_each_run(loading: Loading, loads: LoadsAhead[FakeEngine]) -> None:
+    loads.expect(ORDER)
+    assert loads.take("another") is None
     loads.begin()  # a is still being loaded
     loading.may["a"].set()
     assert (engine := loads.take("a"))
@@ -82,6 +98,7 @@ def test_what_is_asked_for_before_its_turn_is_not_loaded_twice(loading: Loading,
 
 def test_what_nobody_asks_for_is_closed(loading: Loading, loads: LoadsAhead[FakeEngine]) -> None:
     loads.expect(ORDER)
+    assert loads.take("another") is None
     loading.may["a"].set()
     loads.expect(ORDER[:1])
     assert (engine := loads.take("a"))
