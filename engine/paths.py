@@ -1,4 +1,4 @@
-"""What is at a path that a user gave. `pathlib` raises for a name that no file can have; to us nothing is there."""
+"""Paths that a user gave. For a name that no file can have `pathlib` raises; to us nothing is there."""
 
 import os
 from pathlib import Path
@@ -22,3 +22,8 @@ def exists(path: Path) -> bool:
 def real(path: Path) -> Path:
     """The path without links, as far as they lead anywhere."""
     return Path(os.path.realpath(path))
+
+
+def for_ffmpeg(path: Path) -> str:
+    """The path as FFmpeg takes it: a relative one such as `10:30.mp4` it would read as an address of the web."""
+    return str(path.absolute())

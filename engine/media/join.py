@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stt2v.engine.media.video import REORDERED, frame_rate
 from stt2v.engine.media.whole import unwritable, whole_file
+from stt2v.engine.paths import for_ffmpeg
 
 if TYPE_CHECKING:
     from av import Packet
@@ -22,9 +23,9 @@ def join_videos(segments: Sequence[Path], output: Path, fps: float, metadata: Ma
 
     with whole_file(output) as temporary:
         try:
-            with av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+            with av.open(for_ffmpeg(temporary), "w", options={"movflags": "+faststart"}) as container:
                 container.metadata.update(metadata)
-                with av.open(str(segments[0])) as first:
+                with av.open(for_ffmpeg(segments[0])) as first:
                     stream = container.add_stream_from_template(first.streams.video[0])
                 for packet in _packets(segments, fps):
                     packet.stream = stream
@@ -43,7 +44,7 @@ def _packets(segments: Sequence[Path], fps: float) -> Iterator["Packet[VideoStre
 
     shown = number = 0
     for path in segments:
-        with av.open(str(path)) as segment:
+        with av.open(for_ffmpeg(path)) as segment:
             stream = segment.streams.video[0]
             assert stream.time_base is not None
             tick = round(1 / (frame_rate(fps) * stream.time_base))  # a picture's time in the stream's unit

@@ -9,7 +9,7 @@ import numpy as np
 
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import InputError
-from stt2v.engine.paths import exists, is_file
+from stt2v.engine.paths import exists, for_ffmpeg, is_file
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -44,7 +44,7 @@ def _opened(path: Path) -> Iterator["InputContainer"]:
     if not is_file(path):
         raise InputError(f"video {path} is {'no file' if exists(path) else 'not there'}; give the path of a video")
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(for_ffmpeg(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise InputError(f"file {path} has no pictures, only {_kinds(container)}; give a video")
             yield container

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import OutputError, UsageError
 from stt2v.engine.media.whole import unwritable
-from stt2v.engine.paths import is_folder
+from stt2v.engine.paths import for_ffmpeg, is_folder
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -66,7 +66,7 @@ class VideoWriter:
         self.path = path
         self.frames = 0
         try:
-            self._container = av.open(str(path), "w", options=dict(how.mp4))
+            self._container = av.open(for_ffmpeg(path), "w", options=dict(how.mp4))
         except (av.FFmpegError, OSError) as error:
             raise unwritable(path, error) from error
         self._container.metadata.update(metadata)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from stt2v.engine.errors import OutputError
 from stt2v.engine.paths import is_file
@@ -15,9 +16,10 @@ PREFIX, PART = ".stt2v-", ".part"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its name when the block ends without an error, else is removed.
+    """A temporary file beside `path` to fill, which takes its name when the block ends without an error, or goes.
 
-    What killed processes left there is removed, too. Raises OutputError for a place that cannot be written.
+    It is on disk before it has the name. What killed processes left there is removed, too. Raises OutputError for a
+    place that cannot be written.
     """
     try:
         remove_left(path.parent)
@@ -26,8 +28,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        os.fsync(handle)
         temporary.replace(path)
+        with suppress(OSError):  # of a file system that does not sync folders
+            sync(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -44,13 +48,18 @@ def remove_left(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
-    """A new file beside `path`, held until its handle is closed; again where another process removed it before that."""
+    """A new file beside `path`, held until its handle is closed; again where another process removed it before that.
+
+    It has the rights of any new file, which only the system can give: to ask for them (umask) would change them for all
+    threads meanwhile.
+    """
     while True:
-        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=f"{PART}{path.suffix}", dir=path.parent)
+        temporary = path.with_name(f"{PREFIX}{token_hex(8)}{PART}{path.suffix}")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with suppress(OSError):  # of a file system that knows no locks
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if is_file(Path(name)):
-            return handle, Path(name)
+        if is_file(temporary):
+            return handle, temporary
         os.close(handle)
 
 
@@ -67,7 +76,10 @@ def unwritable(path: Path, error: Exception) -> OutputError:
     return OutputError(f"{path} cannot be written ({error}); free the disk or choose another place")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

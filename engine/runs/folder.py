@@ -12,12 +12,13 @@ from pathlib import Path
 
 from stt2v.engine.errors import InputError, OutputError, UsageError
 from stt2v.engine.home import home
+from stt2v.engine.media.whole import sync
 from stt2v.engine.paths import real
 from stt2v.engine.record import Record, record_of
 from stt2v.engine.runs.chunks import CHUNK
 from stt2v.engine.runs.journal import read_journal
 from stt2v.engine.runs.record import PICTURE, RECORD, VIDEO, RunRecord, read_record
-from stt2v.engine.runs.run import JOURNAL, LOCK, locked, sync
+from stt2v.engine.runs.run import JOURNAL, LOCK, locked
 
 LIMIT = 20 * 2**30  # bytes that the runs of whole videos may take together
 

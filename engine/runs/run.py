@@ -14,6 +14,7 @@ from typing import IO
 from stt2v.engine.backends.base import Closing
 from stt2v.engine.errors import StoppedError, UsageError
 from stt2v.engine.manifest import hash_file
+from stt2v.engine.media.whole import sync
 from stt2v.engine.runs.journal import Entry, Journal
 
 JOURNAL, LOCK, PART = "journal", "lock", ".part-"
@@ -186,12 +187,3 @@ def pausing(place: Path) -> Iterator[None]:
                 f"the disk that holds {place} is full; free some of it (`stt2v runs prune`) and resume"
             ) from error
         raise
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or what a folder lists, is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,7 +1,9 @@
 """Images in, videos out."""
 
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -12,6 +14,7 @@ from PIL import Image, ImageCms
 from stt2v.engine.errors import InputError, OutputError, UsageError
 from stt2v.engine.media.image import fit_image, image_hash, load_image, model_image
 from stt2v.engine.media.join import join_videos
+from stt2v.engine.media.read import count_frames, read_comment
 from stt2v.engine.media.video import FINAL, LIVE, Encoding, VideoWriter
 from stt2v.engine.media.whole import check_place, whole_file
 
@@ -289,6 +292,51 @@ def test_what_killed_processes_left_goes_and_what_is_in_work_stays(tmp_path: Pat
         for temporary in (one, other):
             temporary.write_bytes(b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "video.mp4", list[tuple[str, bool]]()
+
+    def fsync(handle: int) -> None:
+        target = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((target.read_text() if target.is_file() else target.name, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with whole_file(path) as temporary:
+        temporary.write_text("frames")
+    assert synced == [("frames", False), (tmp_path.name, True)]
+
+
+def test_threads_at_once_make_files_of_the_usual_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "usual").touch()
+    rights, umask = (tmp_path / "usual").stat().st_mode, os.umask
+
+    def slow(mask: int) -> int:
+        before = umask(mask)
+        time.sleep(0.001)  # for another thread to come between
+        return before
+
+    monkeypatch.setattr(os, "umask", slow)
+
+    def write(number: int) -> int:
+        with whole_file(tmp_path / str(number % 8)) as temporary:
+            temporary.touch()
+        (tmp_path / f"other-{number}").touch()
+        return (tmp_path / f"other-{number}").stat().st_mode
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(write, range(80))) == {rights}
+    assert {(tmp_path / str(number)).stat().st_mode for number in range(8)} == {rights}
+
+
+def test_a_relative_name_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(Path("10:30.mp4"), 48, 32, 8, {"comment": "settings"}) as writer:
+        writer.write(moving_frames(3))
+    Path("http:").mkdir()
+    join_videos([Path("10:30.mp4")], Path("http:/joined.mp4"), 8, {"comment": "settings"})
+    for path in (Path("10:30.mp4"), Path("http:/joined.mp4")):
+        assert (count_frames(path), read_comment(path)) == (3, "settings")
 
 
 def test_impossible_places_are_refused(tmp_path: Path) -> None:
