@@ -80,7 +80,8 @@ def _betas(schedule: Schedule) -> Alphas:
 def timesteps(schedule: Schedule, steps: int, strength: float = 1.0) -> npt.NDArray[np.int64]:
     """The last `strength` share of `steps` timesteps, decreasing.
 
-    Raises: UsageError when nothing would be left to do, or more steps are asked for than were trained.
+    Raises: UsageError when nothing would be left to do, or more steps are asked for than were trained; with
+    `steps_offset`, as many as were trained would begin beyond the last timestep.
     """
     if not 1 <= steps <= schedule.num_train_timesteps:
         raise UsageError(f"steps is {steps}, expected 1 to {schedule.num_train_timesteps}")
@@ -88,7 +89,12 @@ def timesteps(schedule: Schedule, steps: int, strength: float = 1.0) -> npt.NDAr
     if not 1 <= run <= steps:
         raise UsageError(f"strength is {strength} of {steps} steps, expected a share up to 1 that leaves a step to do")
     stride = schedule.num_train_timesteps // steps
-    return np.arange(run, dtype=np.int64)[::-1] * stride + schedule.steps_offset
+    times = np.arange(run, dtype=np.int64)[::-1] * stride + schedule.steps_offset
+    if times[0] >= schedule.num_train_timesteps:
+        raise UsageError(
+            f"steps is {steps}, the first would be at timestep {times[0]} of {schedule.num_train_timesteps}; take fewer"
+        )
+    return times
 
 
 def ddim_table(schedule: Schedule, steps: int, strength: float = 1.0, eta: float = 0.0) -> Table:

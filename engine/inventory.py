@@ -13,6 +13,7 @@ from typing import Any, Literal
 from stt2v.engine.backends import runs_here
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.lock import build_lock
+from stt2v.engine.machine import used_disk
 from stt2v.engine.manifest import MANIFEST, Manifest, read_manifest
 from stt2v.engine.models import MODELS
 from stt2v.engine.parity import read_parity
@@ -98,7 +99,7 @@ def stored_set(directory: Path) -> StoredSet:
         directory,
         state,
         reasons,
-        sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()),
+        used_disk(directory),
         datetime.fromtimestamp(used.stat().st_mtime, UTC) if used.exists() else None,
         manifest,
         manifest is not None and runs_here(manifest.backend, manifest.target),

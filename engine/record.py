@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stt2v.engine.drift import Drifting
-from stt2v.engine.errors import InputError
+from stt2v.engine.errors import InputError, UsageError
 from stt2v.engine.media.image import Fit, image_hash
 from stt2v.engine.media.read import read_comment
 from stt2v.engine.models.enhancers import NO_ENHANCER
@@ -176,7 +176,7 @@ def record_of(path: Path, made: Any) -> Record:
         record = Record(path, read_as(str, made["model"]), _request(made), made)
         _ = record.earlier, read_as(str | None, made.get("image_path"))
         return record
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, UsageError) as error:
         raise _no_record(path) from error
 
 

@@ -11,6 +11,7 @@ from stt2v.engine.media.image import Fit, image_hash
 from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.models.model import Denoising, Enhancing, Model
 from stt2v.engine.noise import checked_seed
+from stt2v.engine.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -152,6 +153,7 @@ class Request:
         guidance = _or(self.guidance, model.streaming.guidance)
         if not all(math.isfinite(value) for value in guidance):
             raise UsageError(f"guidance is {guidance[0]}:{guidance[1]}, expected two finite numbers")
+        SCHEDULES[model.streaming.schedule](steps)  # it may not have so many
         return replace(model.streaming, steps=steps, guidance=guidance)
 
 

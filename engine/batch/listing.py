@@ -66,11 +66,11 @@ def picture_jobs(job: Job) -> list[Job]:
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if not pictures:
         raise InputError(f"folder {folder} holds no picture ({', '.join(sorted(PICTURES))}); give another")
-    stems = Counter(picture.stem for picture in pictures)
-    names = (f"{picture.stem if stems[picture.stem] == 1 else picture.name}.mp4" for picture in pictures)
+    names = Counter(name for picture in pictures for name in (picture.stem, picture.name))
+    videos = (f"{picture.stem if names[picture.stem] == 1 else picture.name}.mp4" for picture in pictures)
     return [
         replace(job, request=replace(job.request, image=picture), output=job.output / name)
-        for picture, name in zip(pictures, names, strict=True)
+        for picture, name in zip(pictures, videos, strict=True)
     ]
 
 
@@ -122,9 +122,15 @@ def _rows(source: Path) -> Iterable[Row]:
 
 
 def _csv_rows(source: Path, text: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more cells than the head line", restval="")
-    for row in reader:
-        yield f"{source} line {reader.line_num}", row
+    lines, over = io.StringIO(text, newline=""), "more cells than the head line"
+    reader = csv.DictReader(lines, restkey=over, restval="", strict=True)  # or an open quote would take in the rest
+    try:
+        for row in reader:
+            yield f"{source} line {reader.line_num}", row
+    except csv.Error as error:
+        raise InputError(
+            f"list {source} is no table after line {reader.line_num} ({error}); mend its quotes"
+        ) from error
 
 
 def _json_rows(source: Path, text: str) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from stt2v.engine.errors import InputError, OutputError, UsageError
 from stt2v.engine.home import home
+from stt2v.engine.machine import used_disk
 from stt2v.engine.media.whole import sync
 from stt2v.engine.paths import real
 from stt2v.engine.record import Record, record_of
@@ -53,11 +54,7 @@ class KeptRun:
     @property
     def bytes(self) -> int:
         """What it takes of the disk; what it shares with other runs counts in each."""
-        sizes = []
-        for path in self.directory.rglob("*"):
-            with suppress(FileNotFoundError):
-                sizes.append(path.stat().st_size)
-        return sum(sizes)
+        return used_disk(self.directory)
 
     @property
     def chunks(self) -> int:
@@ -89,11 +86,15 @@ def begin_run(folder: Path, record: RunRecord, picture: Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix=name, dir=folder))  # for this user alone
-        if picture is not None:
-            shutil.copyfile(picture, directory / PICTURE)
-        record.write(directory)
-        for path in (directory / RECORD, directory, folder):
-            sync(path)
+        try:
+            if picture is not None:
+                shutil.copyfile(picture, directory / PICTURE)
+            record.write(directory)
+            for path in (directory / RECORD, directory, folder):
+                sync(path)
+        except BaseException:
+            shutil.rmtree(directory)  # which is no run yet, so nobody would find it
+            raise
     except OSError as error:
         raise OutputError(f"run cannot be kept in {folder} ({error}); choose another place with --run-dir") from error
     return directory
@@ -125,15 +126,22 @@ def resume_command(output: str, folder: Path) -> str:
 
 
 def remove_runs(runs: Sequence[KeptRun]) -> Iterator[KeptRun]:
-    """Remove runs, but for those that a process works on; yields each that is gone."""
+    """Remove runs, but for those that a process works on or removes; yields each that is gone."""
     for run in runs:
-        try:
-            lock = locked(run.directory / LOCK, f"run {run.directory}")
-        except UsageError:
-            continue
-        with lock:
-            shutil.rmtree(run.directory)
-        yield run
+        if _remove(run.directory):
+            yield run
+
+
+def _remove(directory: Path) -> bool:
+    """Remove a run. It takes another name first, since of two processes at it only one can give it that."""
+    gone = directory.with_name(f".{directory.name}")
+    try:
+        with locked(directory / LOCK, f"run {directory}"):
+            directory.rename(gone)
+            shutil.rmtree(gone)
+    except (UsageError, FileNotFoundError):
+        return False
+    return True
 
 
 def excess(runs: Sequence[KeptRun], limit: int = LIMIT) -> list[KeptRun]:

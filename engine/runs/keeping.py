@@ -119,7 +119,7 @@ class Keeping:
                     raise StoppedError(f"video {output} was stopped before it was whole") from None
                 raise
         if self.discard and kept.is_whole:
-            shutil.rmtree(directory)
+            list(remove_runs([kept]))
         old = excess([run for run in all_runs(self.folder) if run.is_whole])
         for gone in remove_runs([run for run in old if run.directory != directory]):
             self.progress.note(

@@ -48,7 +48,15 @@ def test_free_disk_of_what_is_not_there_yet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "words"), [(0, "0 B"), (999, "999 B"), (1 << 20, "1 MiB"), (18.25 * 2**20, "18.2 MiB"), (2**44, "16 TiB")]
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.7, "0.976 KiB"),
+        (1 << 20, "1 MiB"),
+        (18.25 * 2**20, "18.2 MiB"),
+        (2**44, "16 TiB"),
+    ],
 )
 def test_sizes_in_words(size: float, words: str) -> None:
     assert in_words(size) == words

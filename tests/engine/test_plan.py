@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from stt2v.engine.errors import PlanError, UsageError
 from stt2v.engine.models import MODELS, find_model
 from stt2v.engine.plan import base_frames, end_after, plan_chunks, plan_run
 from stt2v.engine.request import Request
+from stt2v.engine.schedules import SCHEDULES
 
 SVD = MODELS["streaming-svd"]
 
@@ -81,6 +83,20 @@ def test_values_that_cannot_be_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(UsageError) as caught:
         replace(Request(image=Path("photo.jpg")), **change).resolve(SVD)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("steps", [1, 999, 1000])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_steps_that_a_schedule_does_not_have_are_refused_before_work(name: str, steps: int) -> None:
+    model = MODELS[name]
+    begin = {"prompt": "a cat"} if "prompt" in model.inputs else {"image": Path("photo.jpg")}
+    request = Request(**begin, steps=steps)
+    if (name, steps) == ("streaming-t2v", 1000):
+        with pytest.raises(UsageError, match="steps is 1000, the first would be at timestep 1000"):
+            request.resolve(model)
+    else:
+        how = request.resolve(model).streaming
+        assert np.isfinite(SCHEDULES[how.schedule](steps).table).all()
 
 
 def test_unknown_model_lists_the_known_ones() -> None:

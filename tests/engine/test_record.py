@@ -111,6 +111,7 @@ def test_differences(picture: Path, tmp_path: Path) -> None:
         {"streaming": {"schedule": "x", "steps": 1, "guidance": [1]}},
         {"streaming": {"schedule": "x", "steps": 1, "guidance": ["1", "2"]}},
         {"enhancing": {"name": ["vid2vid"]}},
+        {"drifting": {"action": "warn", "limits": {"seam": -1}}},
     ],
 )
 def test_what_is_no_record_is_refused(made: Any, picture: Path, tmp_path: Path) -> None:

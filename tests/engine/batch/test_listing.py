@@ -41,10 +41,10 @@ def test_pictures_lie_beside_the_list(tmp_path: Path) -> None:
     (job,) = jobs_of('{"image": "a.png"}', tmp_path)
     assert job.request.image == tmp_path / "a.png"
     (tmp_path / "pictures").mkdir()
-    for name in ("b.png", "a.png", "a.jpg", "notes.txt"):
+    for name in ("b.png", "a.png", "a.jpg", "a.jpg.webp", "notes.txt"):
         Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / name, "PNG")
     listed = listed_jobs(tmp_path / "pictures", COMMON, Path("out"))
-    assert [job.output.name for job in listed.jobs] == ["a.jpg.mp4", "a.png.mp4", "b.mp4"]
+    assert [job.output.name for job in listed.jobs] == ["a.jpg.mp4", "a.jpg.webp.mp4", "a.png.mp4", "b.mp4"]
     assert {job.request.seed for job in listed.jobs} == {7}
 
 
@@ -73,9 +73,11 @@ def test_a_line_that_is_wrong_is_refused_alone(line: str, word: str, tmp_path: P
 def test_what_is_no_list_is_refused_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\xff")
-    for name in ("missing.jsonl", "empty.jsonl", "binary.jsonl"):
+    (tmp_path / "quote.csv").write_text('prompt,seed\n"a cat,1\na dog,2\n')
+    (tmp_path / "long.csv").write_text("prompt\n" + "a" * 200_000)
+    for name in ("missing.jsonl", "empty.jsonl", "binary.jsonl", "quote.csv is no table after line 1", "long.csv"):
         with pytest.raises(InputError, match=name):
-            listed_jobs(tmp_path / name, COMMON, Path("out"))
+            listed_jobs(tmp_path / name.split()[0], COMMON, Path("out"))
     (tmp_path / "pictures").mkdir()
     with pytest.raises(InputError, match="holds no picture"):
         listed_jobs(tmp_path / "pictures", COMMON, Path("out"))

@@ -1,20 +1,21 @@
 """The folder of runs: what is found for a video, what goes first, and what a run can be made of."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stt2v.engine.errors import InputError, UsageError
+from stt2v.engine.errors import InputError, OutputError, UsageError
 from stt2v.engine.models.streaming_t2v import STREAMING_T2V
 from stt2v.engine.request import Request
 from stt2v.engine.runs.chunks import chunk_unit
 from stt2v.engine.runs.folder import KeptRun, all_runs, begin_run, excess, find_run, remove_runs
 from stt2v.engine.runs.record import VIDEO, new_record, read_record
 from stt2v.engine.runs.resume import resumption
-from stt2v.engine.runs.run import Run
+from stt2v.engine.runs.run import LOCK, Run
 
 Begin = Callable[..., KeptRun]
 PROMPT = "a cat; 0: it walks; 64: it sleeps"
@@ -66,6 +67,32 @@ def test_the_oldest_go_until_the_rest_fits(begin: Begin, tmp_path: Path) -> None
     with Run(runs[0].directory):
         assert list(remove_runs(runs[:2])) == runs[1:2]
     assert all_runs(tmp_path / "runs") == [runs[0], runs[2]]
+
+
+def test_two_processes_that_remove_the_same_runs_do_not_meet(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes while the first is at it, with the lock's file gone already, and again when all is gone."""
+    runs, rmtree, others = [begin("a.mp4", chunks=2), begin("b.mp4")], shutil.rmtree, list[list[KeptRun]]()
+
+    def slow(directory: Path) -> None:
+        (directory / LOCK).unlink()
+        others.append(list(remove_runs(runs[:1])))
+        rmtree(directory)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    assert list(remove_runs(runs[:1])) == runs[:1]
+    assert others == [[]]
+    assert list(remove_runs(runs[:1])) == []
+    assert runs[0].bytes == 0
+    assert all_runs(tmp_path / "runs") == runs[1:]
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(begin: Begin, tmp_path: Path) -> None:
+    record = begin("a.mp4").record
+    with pytest.raises(OutputError, match="--run-dir"):
+        begin_run(tmp_path / "others", record, tmp_path / "no picture")
+    assert not list((tmp_path / "others").iterdir())
 
 
 def test_a_run_says_how_far_it_is(begin: Begin) -> None:
