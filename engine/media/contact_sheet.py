@@ -16,6 +16,7 @@ COLUMNS = 6
 WIDTH = 160  # pixels of a frame on the sheet
 LABEL = 14  # pixels above a row, for the number of its first frame
 MOST_ROWS = 100
+TALLEST = 16_383  # pixels, of a WebP
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -37,7 +38,7 @@ class ContactSheet:
         """Add a row that shows `frames`: [n, H, W, 3], uint8. Raises OutputError."""
         if self._blocks % self._stride == 0:
             self._rows[self._blocks] = _row(frames, self._frames)
-            if len(self._rows) > MOST_ROWS:
+            if len(self._rows) > min(MOST_ROWS, TALLEST // self._rows[self._blocks].height):
                 self._stride *= 2
                 self._rows = {block: row for block, row in self._rows.items() if block % self._stride == 0}
             self._save()

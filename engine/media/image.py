@@ -20,6 +20,7 @@ Fit = Literal["crop", "pad"]
 
 SMALLEST_SIDE = 64
 LARGEST_PIXELS = 80_000_000
+LARGEST_ASPECT = 100  # longer side over shorter: a sliver would be scaled up to many more pixels than it has
 
 
 def load_image(source: "Path | Image") -> "Image":
@@ -88,6 +89,10 @@ def _check_size(size: tuple[int, int], name: object) -> None:
     width, height = size
     if min(size) < SMALLEST_SIDE:
         raise InputError(f"image {name} is {width}x{height}, its shorter side must have {SMALLEST_SIDE} pixels or more")
+    if max(size) > LARGEST_ASPECT * min(size):
+        raise InputError(
+            f"image {name} is {width}x{height}, its longer side may be {LARGEST_ASPECT} times the shorter; crop it"
+        )
     if width * height > LARGEST_PIXELS:
         raise InputError(f"image {name} is {width}x{height}, at most {LARGEST_PIXELS:,} pixels are read; shrink it")
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from secrets import randbelow
 from typing import Annotated
+from zlib import crc32
 
 from anyio import to_thread
 from fastapi import Depends, HTTPException, Request
@@ -61,7 +62,7 @@ def wish_of(studio: Studio, body: VideoBody, has_picture: bool) -> tuple[Model, 
     wish = Wish(
         prompt=body.prompt,
         image=SOME_PICTURE if has_picture else None,
-        num_frames=_frames(studio, model, body.seconds) or model.num_frames,
+        num_frames=_frames(studio, model, body.seconds) or min(model.num_frames, studio.config.longest),
         seed=body.seed,
         enhancer=offer.enhancer(body.size),
     )
@@ -75,7 +76,7 @@ def take_ticket(studio: Studio, source: Ticket, body: TakeBody, key: str | None)
     model = find_model(_offer(studio.offers, source.model).model)
     wish = replace(
         source.request(SOME_PICTURE),
-        seed=randbelow(SEEDS) if body.seed is None else body.seed,
+        seed=_drawn_seed(source, key) if body.seed is None else body.seed,
         prompt=body.prompt or source.prompt,
         num_frames=_frames(studio, model, body.seconds) or source.num_frames,
     )
@@ -101,6 +102,11 @@ async def accepted(studio: Studio, ticket: Ticket, picture: bytes | Path | None)
         studio.files.remove(ticket)
     studio.board.tell(kept.id)
     return view(studio, kept)
+
+
+def _drawn_seed(source: Ticket, key: str | None) -> int:
+    """Any seed, but by its key the same for a request that is repeated."""
+    return randbelow(SEEDS) if key is None else crc32(f"{source.id} {key}".encode())
 
 
 def _offer(offers: Mapping[str, Offer], name: str | None) -> Offer:

@@ -10,7 +10,7 @@ FIRST = "generate"
 
 
 class Estimate:
-    """Hears what a worker tells of one video; times are the clock's."""
+    """Hears what a worker tells of one video; times are the clock's. One thread may hear while others ask."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.stage: str | None = None
@@ -28,7 +28,7 @@ class Estimate:
             case StageBegun(name, total):
                 self._begin(name, total)
             case Advanced(name, steps):
-                self._shares[name] = min(1.0, self._shares.get(name, 0.0) + steps * self._rates.get(name, 0.0))
+                self._share(name, self._shares.get(name, 0.0) + steps * self._rates.get(name, 0.0))
 
     @property
     def percent(self) -> int:
@@ -50,10 +50,15 @@ class Estimate:
         if self.stage is None:
             self._began = self._clock()
         kept = 1 - total / self._forecast.steps if name == FIRST and self._forecast.steps else 0.0
-        self.stage, self._shares[name] = name, max(0.0, kept)
+        self.stage = name
+        self._share(name, max(0.0, kept))
         self._rates[name] = (1 - self._shares[name]) / max(1, total)
         if name == FIRST:
             self._found = self._done
+
+    def _share(self, name: str, done: float) -> None:
+        """So much of a stage is done; in a new mapping, because others may be going through the old one."""
+        self._shares = {**self._shares, name: min(1.0, done)}
 
     @property
     def _whole(self) -> float:

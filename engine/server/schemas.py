@@ -23,7 +23,7 @@ SECONDS = {
         {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_SECONDS},
         {"type": "string", "pattern": r"^[0-9]{1,5}(\.[0-9]{1,9})?$"},
     ],
-    "description": "The length of the video. Default: the model's.",
+    "description": "The length of the video. Default: the model's, or the longest that is made here.",
 }
 Prompt = Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT, description="What the video shows.")]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, description="Same seed, same video.")]

@@ -63,7 +63,10 @@ def test_picture_of_the_right_shape_is_resized_like_the_reference() -> None:
     assert np.array_equal(pixels, np.asarray(picture.resize((128, 72), Image.Resampling.BICUBIC)))
 
 
-def test_slivers_are_fitted() -> None:
+def test_slivers_are_fitted_but_for_those_that_would_take_gigabytes(tmp_path: Path) -> None:
+    Image.new("1", (64, 6401)).save(tmp_path / "sliver.png")
+    with pytest.raises(InputError, match=r"sliver\.png is 64x6401, its longer side may be 100 times the shorter"):
+        load_image(tmp_path / "sliver.png")
     for size in ((64, 5000), (5000, 64)):
         for fit in ("crop", "pad"):
             assert fit_image(gradient(*size), 128, 72, fit)[0].shape == (72, 128, 3)

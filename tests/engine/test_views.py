@@ -74,6 +74,14 @@ def test_a_contact_sheet_of_a_long_video_stays_small(tmp_path: Path, monkeypatch
     assert rows.tolist() == [0, 40, 80]
 
 
+def test_a_contact_sheet_is_no_higher_than_its_format_can_be(tmp_path: Path) -> None:
+    sheet, block = ContactSheet(tmp_path / "sheet.webp"), levels(0)[:, :, :32]
+    for _ in range(95):
+        sheet.write(block)
+    with Image.open(tmp_path / "sheet.webp") as picture:
+        assert picture.height == 48 * (LABEL + WIDTH)
+
+
 @pytest.mark.parametrize(
     ("views", "error"),
     [

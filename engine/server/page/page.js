@@ -138,7 +138,7 @@ function chooseModel() {
   const its = model();
   $("size").replaceChildren(...its.sizes.map((each) => h("option", { value: each }, each.replace("x", " × "))));
   $("seconds").max = Math.floor(its.longest_seconds * 2) / 2;
-  $("seconds").value = its.num_frames / its.fps;
+  $("seconds").value = Math.min(its.num_frames / its.fps, its.longest_seconds);
   $("picture").hidden = !its.inputs.includes("image");
   showWish();
 }

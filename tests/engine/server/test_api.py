@@ -151,6 +151,21 @@ def test_a_key_makes_one_video_only(served: Served) -> None:
     assert "another video" in other.json()["error"]["message"]
 
 
+def test_a_key_makes_one_take_only_whose_seed_is_drawn(served: Served, video: dict[str, Any]) -> None:
+    path = f"/v1/videos/{video['id']}/takes"
+    first, second, other = (
+        served.client.post(path, json={"from_chunk": 3}, headers={"Idempotency-Key": key}).json()
+        for key in ("my take", "my take", "my other take")
+    )
+    assert first["id"] == second["id"]
+    assert other["seed"] != first["seed"] != video["seed"]
+
+
+def test_no_video_is_longer_than_is_made_here(tmp_path: Path) -> None:
+    with serving(tmp_path, longest=8) as server:
+        assert server.client.post("/v1/plans", json={"prompt": "a cat"}).json()["num_frames"] == 8
+
+
 def test_a_plan_before_work(served: Served) -> None:
     plan = served.client.post("/v1/plans", json={"prompt": "a cat", "seconds": "5"}).json()
     assert (plan["num_frames"], plan["chunks"], plan["steps"], plan["windows"]) == (80, 4, 80, 4)

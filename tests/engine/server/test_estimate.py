@@ -1,5 +1,8 @@
 """How far a video is, and how long it takes."""
 
+import sys
+import threading
+
 import pytest
 
 from stt2v.engine.server.estimate import Estimate
@@ -43,6 +46,21 @@ def test_what_a_run_has_kept_counts_as_done_but_not_as_fast() -> None:
     estimate.hear(Advanced("generate", 20))
     assert estimate.percent == 80
     assert estimate.seconds_left == pytest.approx(20)
+
+
+def test_it_may_be_asked_while_it_hears() -> None:
+    estimate, before = Estimate(), sys.getswitchinterval()
+    stages = [StageBegun(f"stage {number}", 1) for number in range(1000)]
+    hearing = threading.Thread(target=lambda: [*map(estimate.hear, stages)])
+    sys.setswitchinterval(1e-6)
+    try:
+        hearing.start()
+        while hearing.is_alive():
+            assert estimate.percent == 0
+            assert estimate.seconds_left is None
+    finally:
+        sys.setswitchinterval(before)
+        hearing.join()
 
 
 def test_without_a_forecast_all_stages_count_alike() -> None:
