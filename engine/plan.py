@@ -9,7 +9,7 @@ from stt2v.engine.errors import PlanError, UsageError
 from stt2v.engine.media.canvas import cut_size
 from stt2v.engine.models.i2vgen_xl import I2VGEN_XL
 from stt2v.engine.models.model import Enhancing, Model
-from stt2v.engine.prompts import PromptPart, parse_prompts, per_chunk
+from stt2v.engine.prompts import PromptPart, parse_prompts, per_chunk, up_to
 from stt2v.engine.request import Settings
 from stt2v.engine.size import in_words
 
@@ -179,6 +179,12 @@ def end_after(model: Model, settings: Settings, plan: RunPlan, chunks: int) -> R
     shorter = plan_run(model, replace(settings, num_frames=num_frames, prompt=None))
     prompts = tuple(part for part in plan.prompts if part.chunk < len(shorter.chunks))
     return replace(shorter, prompts=prompts)
+
+
+def prompt_of(plan: RunPlan, prompt: str | None) -> str | None:
+    """`prompt` without what only chunks beyond the video of `plan` were told, which may have ended early."""
+    told = [part for part in plan.prompts if part.frame < plan.num_frames]
+    return up_to(prompt, told[-1].asked, plan.fps) if prompt and told else prompt
 
 
 def _prompts(model: Model, settings: Settings, chunks: Sequence[ChunkPlan]) -> tuple[PromptPart, ...]:

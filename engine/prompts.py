@@ -101,6 +101,12 @@ def parse_prompts(text: str) -> PromptSchedule:
     return PromptSchedule(_bare(text[: heads[0].start()]), tuple(map(_checked, segments)))
 
 
+def up_to(text: str, asked: float, fps: float) -> str:
+    """`text` without the segments that begin after output frame `asked`."""
+    later = (head.start() for head in START.finditer(text) if Segment(float(head[1]), head[2], "").frame(fps) > asked)
+    return text[: next(later, len(text))]
+
+
 def per_chunk(parts: Sequence[PromptPart], chunks: int) -> tuple[str, ...]:
     """The prompt of each of `chunks` chunks; () where there are no prompts."""
     ends = [*(part.chunk for part in parts[1:]), chunks]

@@ -11,7 +11,7 @@ from stt2v.engine.film import Film
 from stt2v.engine.media.join import join_videos
 from stt2v.engine.media.video import check_output
 from stt2v.engine.media.whole import check_place
-from stt2v.engine.plan import RunPlan
+from stt2v.engine.plan import RunPlan, prompt_of
 from stt2v.engine.progress import Progress
 from stt2v.engine.record import Origin, record_json
 from stt2v.engine.request import Request
@@ -64,7 +64,7 @@ def generate_video(
     with open_run(request, output) as run, views.opened(*size, plan.base_fps, progress) as shown:
         film = Film(session, request.resolve(session.model), progress, shown, run)
         plan, segments, ended = _made(film, plan)
-        made = replace(request, num_frames=plan.num_frames)
+        made = replace(request, num_frames=plan.num_frames, prompt=prompt_of(plan, request.prompt))
         with pausing(output):
             join_videos(segments, output, plan.fps, {"comment": record_json(session, made, origin)} if metadata else {})
         with run.writing(VIDEO) as path:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from stt2v.engine.errors import PlanError, UsageError
 from stt2v.engine.models import MODELS, find_model
-from stt2v.engine.plan import base_frames, end_after, plan_chunks, plan_run
+from stt2v.engine.plan import base_frames, end_after, plan_chunks, plan_run, prompt_of
 from stt2v.engine.request import Request
 from stt2v.engine.schedules import SCHEDULES
 
@@ -143,6 +143,28 @@ def test_a_video_that_ends_early_is_told_what_it_was_told() -> None:
     assert (early.num_frames, early.chunks) == (32, plan.chunks[:3])
     assert early.chunk_prompts == plan.chunk_prompts[:3]
     assert end_after(model, settings, plan, len(plan.chunks)) == plan
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["", "s"])), max_size=4),
+    st.sampled_from(["a cat; ", ""]),
+    st.booleans(),
+    st.sampled_from([2.0, 8.0]),
+    st.integers(1, 30),
+)
+def test_a_video_that_ended_early_can_be_made_again(
+    starts: list[tuple[int, str]], base: str, interpolate: bool, fps: float, chunks: int
+) -> None:
+    model = MODELS["streaming-t2v"]
+    prompt = base + "; ".join(f"{number}{unit}: text {index}" for index, (number, unit) in enumerate(starts))
+    request = Request(prompt=prompt, num_frames=200, fps=fps, enhancer="none", interpolate=interpolate)
+    try:
+        plan = plan_run(model, request.resolve(model))
+    except UsageError:
+        reject()
+    early = end_after(model, request.resolve(model), plan, min(chunks, len(plan.chunks)))
+    again = replace(request, num_frames=early.num_frames, prompt=prompt_of(early, prompt))
+    assert plan_run(model, again.resolve(model)) == early
 
 
 def test_an_early_end_fills_the_window_of_the_enhancer() -> None:
