@@ -120,7 +120,10 @@ def open_on(device: str = "cpu") -> OrtBackend:
 
 @functools.cache
 def runtime() -> Any:
-    """The module onnxruntime. Raises BackendError unless exactly one of its distributions is installed."""
+    """The module onnxruntime, which is told to send nothing to its makers, as it otherwise would.
+
+    Raises BackendError unless exactly one of its distributions is installed.
+    """
     installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
     if not installed:
         raise BackendError(
@@ -131,6 +134,7 @@ def runtime() -> Any:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
             "pip uninstall both, then pip install 'stt2v[cpu]' or 'stt2v[gpu]'"
         )
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     import onnxruntime  # type: ignore[import-untyped]
 
     return onnxruntime

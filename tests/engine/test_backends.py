@@ -1,4 +1,7 @@
 import importlib.metadata
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +105,13 @@ def test_none_or_both_distributions_are_explained(
     ort.runtime.cache_clear()
     with pytest.raises(BackendError, match=advice):
         open_backend("onnxruntime")
+
+
+def test_nothing_is_sent_to_the_makers_of_onnxruntime(tmp_path: Path) -> None:
+    script = "from stt2v.engine.backends.ort import runtime; runtime().SessionOptions()"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", script], env={**environment, "HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("deviceid"))
 
 
 def test_unknown_names_list_the_known() -> None:
