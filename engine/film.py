@@ -64,6 +64,8 @@ class Film:
             with belt(partial(self._encode, plan, units[done:], length), AHEAD) as put:
                 for frame in itertools.chain.from_iterable(blocks):
                     put(frame)
+        else:
+            pipeline.show(self.run)
         return units
 
     def _encode(self, plan: RunPlan, units: Sequence[str], length: int, frames: Iterator[Frames]) -> None:

@@ -129,10 +129,16 @@ class Pipeline:
         chunks.keep(index, frames)
         self._show(chunks, index)
 
+    def show(self, run: Run) -> None:
+        """Let `on_base` see what `run` has finished."""
+        chunks = Chunks(run, self.model, self.plan.chunks, self.plan.clip_frames)
+        for index in range(chunks.finished):
+            self._show(chunks, index)
+
     def _show(self, chunks: Chunks, index: int) -> None:
         """Let `on_base` see those frames of a finished chunk that the video is made of."""
         left = self.plan.base_frames - self.plan.chunks[index].start
-        if left > 0:
+        if left > 0 and self.on_base is not unseen:
             self.on_base(index, chunks.frames(index)[:left])
 
     def _steps_left(self, finished: int) -> int:

@@ -10,6 +10,7 @@ from stt2v.engine.backends.base import Frames
 from stt2v.engine.errors import OutputError
 from stt2v.engine.media.contact_sheet import ContactSheet
 from stt2v.engine.media.video import LIVE, VideoWriter
+from stt2v.engine.pipeline import OnBase, unseen
 from stt2v.engine.progress import Progress
 
 
@@ -29,15 +30,15 @@ class Views:
     contact_sheet: Path | None = None
 
     @contextmanager
-    def opened(self, width: int, height: int, fps: float, progress: Progress) -> Iterator["Shown"]:
-        """Views for base frames of that size and rate. Raises UsageError, or OutputError for an unusable place."""
+    def opened(self, width: int, height: int, fps: float, progress: Progress) -> Iterator[OnBase]:
+        """What shows base frames of that size and rate. Raises UsageError, or OutputError for an unusable place."""
         with ExitStack() as stack:
             views: list[View] = []
             if self.preview:
                 views.append(stack.enter_context(VideoWriter(self.preview, width, height, fps, {}, LIVE)))
             if self.contact_sheet:
                 views.append(ContactSheet(self.contact_sheet))
-            yield Shown(views, progress)
+            yield Shown(views, progress) if views else unseen
 
 
 NO_VIEWS = Views()

@@ -81,3 +81,16 @@ def test_a_failing_encoder_ends_the_making(session: Session, run: Run, monkeypat
     assert chunks == [0, 1]
     assert run.finished() == ["chunk-0000.safetensors", "chunk-0001.safetensors"]
     assert not [*run.directory.rglob(".part-*")]
+
+
+def test_a_video_that_is_whole_is_shown_all_the_same(session: Session, run: Run) -> None:
+    shown = list[tuple[int, int]]()
+
+    def on_base(chunk: int, frames: Frames) -> None:
+        shown.append((chunk, len(frames)))
+
+    made(session, run, on_base)
+    first, shown[:] = [*shown], []
+    assert made(session, run, on_base) == [48, 42]
+    assert shown == first
+    assert sum(count for _, count in first) == 90
