@@ -53,14 +53,15 @@ class Origin:
     earlier: Earlier | None = None
 
 
-def record_json(session: "Session", request: Request, origin: Origin) -> str:
+def record_json(session: "Session", request: Request, origin: Origin, output: Path | None = None) -> str:
     """The record of the video that `session` makes of `request`: its settings, where it comes from, and a command.
 
-    The command spells every setting, so that a later default does not change what it makes.
+    The command spells every setting, so that a later default does not change what it makes; that of a take, which is
+    another file than what it goes on from, also the name of `output`.
     Raises UsageError for a request that cannot be, InputError for its picture.
     """
     made = session.settings(request) | placed(request, origin)
-    return json.dumps(made | {"command": command_of(made)})
+    return json.dumps(made | {"command": command_of(made, output.name if output and origin.earlier else None)})
 
 
 def placed(request: Request, origin: Origin) -> dict[str, Any]:
@@ -73,13 +74,15 @@ def placed(request: Request, origin: Origin) -> dict[str, Any]:
     return where
 
 
-def command_of(made: Mapping[str, Any]) -> str:
-    """The command that makes what a record is of. Raises KeyError or TypeError when it is none."""
+def command_of(made: Mapping[str, Any], output: str | None = None) -> str:
+    """The command that makes what a record is of, at `output`. Raises KeyError or TypeError when it is none."""
     picture, earlier = made.get("image_path"), made.get("earlier")
-    command = command_line(made["model"], replace(_request(made), image=Path(picture) if picture else None))
+    words = [command_line(made["model"], replace(_request(made), image=Path(picture) if picture else None))]
     if earlier:
-        return f"{command} --resume={shlex.quote(earlier['video'])} --from-chunk={earlier['chunks']}"
-    return command
+        words.append(shlex.join([f"--resume={earlier['video']}", f"--from-chunk={earlier['chunks']}"]))
+    if output:
+        words.append(shlex.join([f"--output={output}"]))
+    return " ".join(words)
 
 
 def command_line(model: str, request: Request) -> str:
@@ -165,7 +168,7 @@ def read_record(path: Path) -> Record:
     if record.earlier:
         raise InputError(
             f"video {path} is a take that goes on after {record.earlier.chunks} chunks of {record.earlier.video}; make"
-            f" that by `{record.earlier.command}`, then this by `{command_of(record.made)}`"
+            f" that by `{record.earlier.command}`, then this by `{command_of(record.made, path.name)}`"
         )
     return record
 

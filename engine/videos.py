@@ -66,7 +66,8 @@ def generate_video(
         plan, segments, ended = _made(film, plan)
         made = replace(request, num_frames=plan.num_frames, prompt=prompt_of(plan, request.prompt))
         with pausing(output):
-            join_videos(segments, output, plan.fps, {"comment": record_json(session, made, origin)} if metadata else {})
+            comment = {"comment": record_json(session, made, origin, output)} if metadata else {}
+            join_videos(segments, output, plan.fps, comment)
         with run.writing(VIDEO) as path:
             path.write_text(json.dumps({"frames": plan.num_frames}))
     return Made(output, plan, ended)

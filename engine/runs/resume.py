@@ -72,7 +72,8 @@ def _earlier(kept: KeptRun, shared: int, otherwise: bool) -> Earlier | None:
         return replace(own, chunks=shared) if shared else None
     if otherwise and shared:
         made = kept.record.made
-        return Earlier(shared, kept.record.output, command_of(made), made.get("earlier"))
+        video = kept.record.output
+        return Earlier(shared, video, command_of(made, video), made.get("earlier"))
     return own
 
 
