@@ -46,7 +46,9 @@ class DriftLimits:
     def __post_init__(self) -> None:
         wrong = [name for name, value in asdict(self).items() if not (math.isfinite(value) and value >= 0)]
         if wrong or not 0 < self.sharpness <= 1:
-            raise UsageError(f"drift limits are {self}, expected finite numbers, sharpness above 0 and up to 1")
+            raise UsageError(
+                f"drift limits are {self.spelled()}, expected finite numbers from 0 on, sharpness above 0 to 1"
+            )
 
     @classmethod
     def parsed(cls, text: str) -> "DriftLimits":

@@ -86,7 +86,9 @@ class RequestFlags:
     drift_limits: Annotated[
         str | None,
         typer.Option(
-            "--drift-limits", metavar="NAME=NUMBER,...", help=f"Of --on-drift. Default: {DriftLimits().spelled()}."
+            "--drift-limits",
+            metavar="NAME=NUMBER,...",
+            help=f"Of --on-drift. Default: {DriftLimits().spelled().replace(',', ', ')}.",  # which can be wrapped
         ),
     ] = None
     no_interpolate: Annotated[

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,9 +49,10 @@ def assert_one_line(err: str) -> None:
 
 @pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help(words: list[str]) -> None:
-    result = CliRunner().invoke(cli.app, words)
+    result = CliRunner().invoke(cli.app, words, env={"COLUMNS": "80"})
     assert result.exit_code == 0
     assert "Usage" in result.stdout
+    assert "…" not in result.stdout  # nothing is cut off
 
 
 def test_help_lists_every_command(run: Run) -> None:
@@ -109,6 +111,19 @@ def test_plan(run: Run) -> None:
     assert (
         "streaming-svd: 200 frames" in run("plan", "--model", "tiny", "--image", PICTURE, "--model", "streaming-svd")[1]
     )
+
+
+def test_plan_of_pictures(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("plan", "--image", "nowhere.png")
+    assert (code, out) == (2, "")
+    assert "image nowhere.png does not exist" in err
+    assert_one_line(err)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copyfile(PICTURE, folder / name)
+    assert run("plan", "--image", folder)[1].startswith("2 videos, one for each picture; of each:\nmini: 80 frames")
+    assert json.loads(run("plan", "--image", folder, "--json")[1])["videos"] == 2
 
 
 def test_plan_of_fewer_stages(run: Run) -> None:

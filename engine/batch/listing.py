@@ -63,15 +63,24 @@ def picture_jobs(job: Job) -> list[Job]:
     """`job` for every picture in the folder that it starts from, in the folder `output`. Raises InputError for none."""
     folder = job.folder
     assert folder is not None
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if not pictures:
-        raise InputError(f"folder {folder} holds no picture ({', '.join(sorted(PICTURES))}); give another")
+    pictures = pictures_in(folder)
     names = Counter(name for picture in pictures for name in (picture.stem, picture.name))
     videos = (f"{picture.stem if names[picture.stem] == 1 else picture.name}.mp4" for picture in pictures)
     return [
         replace(job, request=replace(job.request, image=picture), output=job.output / name)
         for picture, name in zip(pictures, videos, strict=True)
     ]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in `folder`, by their endings. Raises InputError for none."""
+    try:
+        pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be read ({error.strerror}); give another") from error
+    if not pictures:
+        raise InputError(f"folder {folder} holds no picture ({', '.join(sorted(PICTURES))}); give another")
+    return pictures
 
 
 def _job(

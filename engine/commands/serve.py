@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stt2v.engine.commands.output import say
-from stt2v.engine.errors import UsageError
+from stt2v.engine.errors import BackendError
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -35,7 +35,7 @@ def serve(
     """Serve videos over HTTP, with a page to make them: an API after OpenAI's, a worker on every card."""
     for module in NEEDED:
         if importlib.util.find_spec(module) is None:
-            raise UsageError(f"serve needs {module}, which is not installed; pip install 'stt2v[serve]'")
+            raise BackendError(f"serve needs {module}, which is not installed; pip install 'stt2v[serve]'")
     from stt2v.engine.server.serving import listening, run
     from stt2v.engine.server.studio import Config
 

@@ -119,5 +119,5 @@ def test_limits_may_be_changed() -> None:
     "text", ["", "seam", "seam=", "seam=x", "size=3", "seam=1=2", "seam=-1", "sharpness=2", "flow=nan"]
 )
 def test_limits_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="drift"):
+    with pytest.raises(UsageError, match=r"drift.limits (is|are) [^(]*, expected"):
         DriftLimits.parsed(text)
