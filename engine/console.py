@@ -35,7 +35,7 @@ def progress_on(stream: TextIO) -> Iterator[Progress]:
 
 
 class Live:
-    """One bar a stage, by rich."""
+    """One bar a stage, by rich; of a stage that begins again, as with every video of a batch, the newest."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -43,6 +43,8 @@ class Live:
 
     def stage(self, name: str, total: int) -> None:
         """Add the bar of a new stage."""
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks[name])
         self._tasks[name] = self._bars.add_task(name, total=total, info="", memory="")
 
     def advance(self, name: str, steps: int = 1, **info: object) -> None:

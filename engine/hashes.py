@@ -41,7 +41,7 @@ def known_hashes(directory: Path) -> Iterator[Callable[[Path], str]]:
 
     yield hash_of
     if found != known:
-        with suppress(OutputError, EngineSetError):  # a set that is only read from is hashed again the next time
+        with suppress(OSError, OutputError, EngineSetError):  # where nothing can be kept, it is hashed again next time
             _write(directory, found)
 
 

@@ -1,7 +1,8 @@
 """`stt2v engines list`, `show`, `verify` and `prune`."""
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -61,10 +62,9 @@ def show(
     say(f"  {facts.model['name']} for {facts.backend} on {facts.target} in {facts.precision}, built with {tools}")
     say(f"  weights: {_where_weights_are(found)}")
     for row in _rows(found):
-        rel = f", rel {row['rel']:.1e} of {row['limit']:g}" if "rel" in row else ", not certified"
         say(
             f"  {row['graph']}: {in_words(row['bytes'])}, weights {in_words(row['weight_bytes'])}, activations"
-            f" {in_words(row['activation_bytes'])}, built in {row['seconds']:.0f} s{rel}"
+            f" {in_words(row['activation_bytes'])}, built in {row['seconds']:.0f} s, {_parity(row)}"
         )
 
 
@@ -127,7 +127,7 @@ def _notes(found: StoredSet) -> str:
     """What else is to be known of a set, in brackets."""
     if found.manifest is None:
         return ""
-    used = f"last used {found.used:%Y-%m-%d %H:%M}" if found.used else "not used yet"
+    used = f"last used {found.used.astimezone():%Y-%m-%d %H:%M}" if found.used else "not used yet"
     where = "shipped" if found.directory.parent == SHIPPED else used
     return f" ({where})" if found.runs_here else f" ({where}, not for this machine)"
 
@@ -145,8 +145,15 @@ def _rows(found: StoredSet) -> Iterator[dict[str, Any]]:
     parity = {row.graph: row for row in read_parity(found.directory)}
     for entry in found.manifest.engines:
         row = parity.get(entry.spec.name)
-        measured = {"rel": row.rel, "limit": row.limit} if row else {}
+        measured = {name: value for name, value in row.to_json().items() if name in ("rel", "limit")} if row else {}
         yield _costs(entry) | {"bytes": found.manifest.files[entry.file].bytes} | measured
+
+
+def _parity(row: Mapping[str, Any]) -> str:
+    """How far an engine is off, in words; None is infinitely far."""
+    if "rel" not in row:
+        return "not certified"
+    return f"rel {math.inf if row['rel'] is None else row['rel']:.1e} of {row['limit']:g}"
 
 
 def _costs(entry: EngineEntry) -> dict[str, Any]:

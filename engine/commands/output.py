@@ -24,8 +24,8 @@ def say(line: str) -> None:
 
 
 def say_json(value: dict[str, Any]) -> None:
-    """Print one line that holds `value` as JSON."""
-    say(json.dumps(value))
+    """Print one line that holds `value`, whose numbers are all finite, as JSON."""
+    say(json.dumps(value, allow_nan=False))
 
 
 def report(result: Report, as_json: bool) -> None:

@@ -98,7 +98,10 @@ class Attendant(threading.Thread):
         with self._lock:
             self._current = ticket.id
             deleted = self._queue.find(ticket.id) is None
-            (self._worker.stop.set if self._stopping or deleted else self._worker.stop.clear)()
+            if self._stopping or deleted:
+                self._worker.stop.set()
+            else:
+                self._worker.stop.clear()
         try:
             outcome = self._outcome(ticket)
         except WorkerDied as death:

@@ -50,6 +50,18 @@ def test_no_time_is_foretold_before_the_first_step() -> None:
     assert stream.getvalue().splitlines()[1].startswith("build: 0/3, graph step phase capture, peak memory ")
 
 
+def test_a_terminal_shows_one_bar_of_each_stage() -> None:
+    stream = Terminal()
+    with progress_on(stream) as progress:
+        for video in range(30):
+            for stage in ("generate", "enhance"):
+                progress.stage(stage, 2)
+                progress.advance(stage, 2, chunk=video)
+        before = stream.tell()
+    last = stream.getvalue()[before:]
+    assert (last.count("generate"), last.count("enhance"), last.count("chunk 29")) == (1, 1, 2)
+
+
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["log", "terminal"])
 def test_both_kinds_say_stage_steps_and_notes(stream: io.StringIO) -> None:
     with progress_on(stream) as progress:

@@ -72,6 +72,14 @@ def test_a_file_that_was_touched_is_read_again(weights: Path, hashed: list[Path]
     assert hashed == [weights] * 3
 
 
+def test_without_a_place_for_the_key_nothing_is_remembered(
+    weights: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STT2V_HOME", "/proc/home")
+    assert [hash_of(weights) for _ in range(2)] == [hash_file(weights)] * 2
+    assert hashed == [weights] * 2
+
+
 @pytest.mark.parametrize("text", ["", "{}", "0\n{}", "\n[", "\xff"])
 def test_what_somebody_else_wrote_does_not_count(weights: Path, hashed: list[Path], text: str) -> None:
     known = weights.parent / HASHES

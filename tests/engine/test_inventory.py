@@ -1,6 +1,9 @@
 """What `stt2v engines` says of the sets that are here, and what it removes."""
 
 import json
+import math
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,7 +14,7 @@ import pytest
 from stt2v import cli
 from stt2v.engine.engine_set import EngineSet
 from stt2v.engine.errors import EngineSetError, UsageError
-from stt2v.engine.inventory import find_stored, inventory
+from stt2v.engine.inventory import USED, find_stored, inventory
 from stt2v.engine.lock import build_lock
 from stt2v.engine.manifest import MANIFEST, PARITY, EngineEntry, Manifest, file_entries, write_manifest
 from stt2v.engine.models import find_model
@@ -104,6 +107,26 @@ def test_show(run: Run) -> None:
     assert (row["graph"], row["backend"], row["bytes"], row["limit"]) == ("step", "onnxruntime", 500, 1e-4)
     with pytest.raises(UsageError, match=rf"'other' is not known; .*tiny, {NAME}"):
         find_stored("other")
+
+
+def test_show_an_engine_that_does_not_run(run: Run) -> None:
+    directory = make()
+    write_parity(directory, [Parity("step", math.inf, math.inf, 1e-4, ("does not run: no memory",))])
+    seal(directory, PARITY)
+    assert "built in 2 s, rel inf of 0.0001" in run("show", NAME)[1]
+    out = run("show", NAME, "--json")[1]
+    assert "Infinity" not in out
+    assert json.loads(out)["engines"][0]["rel"] is None
+
+
+def test_times_are_those_of_the_user(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (make() / USED).touch()
+    os.utime(store() / NAME / USED, (1_700_000_000, 1_700_000_000))  # 22:13 UTC
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC-5:30")
+        time.tzset()
+        assert "last used 2023-11-15 03:43" in run("list")[1]
+    time.tzset()
 
 
 def test_show_says_that_engines_hold_their_weights(run: Run) -> None:
