@@ -28,12 +28,23 @@ def read_as(kind: Any, value: Any) -> Any:
         if not any(type(part) is type(value) and part == value for part in parts):
             raise TypeError(f"{value!r} is none of {parts}")
         return value
-    return _checked(value, *((int, float) if kind is float else (kind,)))
+    if kind is float:
+        return _float(_checked(value, int, float))
+    return _checked(value, kind)
 
 
 def _checked(value: Any, *kinds: type) -> Any:
     if type(value) not in kinds:
         raise TypeError(f"{value!r} is no {kinds[-1].__name__}")
+    return value
+
+
+def _float(value: int | float) -> int | float:
+    """`value` as it is, if a float can be as large."""
+    try:
+        float(value)
+    except OverflowError as error:
+        raise TypeError("a number is too large for a float") from error
     return value
 
 

@@ -43,6 +43,7 @@ def test_what_was_written_is_read() -> None:
     [
         ({"pair": [1]}, "2 parts"),
         ({"pair": [1, True]}, "True"),
+        ({"pair": [1, 10**400]}, "too large"),
         ({"pair": "ab"}, "tuple"),
         ({"inner": None}, "None"),
         ({"inner": {"name": 3}}, "3"),
