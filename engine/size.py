@@ -17,7 +17,7 @@ def in_words(size: float) -> str:
 
 def from_words(text: str, flag: str) -> int:
     """Bytes from an amount such as 24GiB, 22.5G or 800M, binary in any case. Raises UsageError that names `flag`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not found:
         raise UsageError(f"{flag} is {text!r}, expected an amount such as 24GiB")
     power = [unit[0] for unit in UNITS].index(found[2].upper() or "B")

@@ -173,7 +173,10 @@ def test_halves_give_the_frames_of_fused_steps() -> None:
 
 
 @pytest.mark.parametrize("command", ["plan", "generate"])
-@pytest.mark.parametrize(("vram", "said"), [("much", "expected an amount such as 24GiB"), ("24GiB", "inductor")])
+@pytest.mark.parametrize(
+    ("vram", "said"),
+    [("much", "expected an amount such as 24GiB"), ("9" * 400, "expected an amount"), ("24GiB", "inductor")],
+)
 def test_vram_is_refused_where_it_cannot_be_kept_to(
     command: str, vram: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
