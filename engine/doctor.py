@@ -1,6 +1,5 @@
 """What this machine can run, and why not."""
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from stt2v.engine.engine_set import declared_model
 from stt2v.engine.errors import BackendError, EngineSetError, Stt2vError
 from stt2v.engine.home import find_key, home
 from stt2v.engine.inventory import StoredSet, inventory
-from stt2v.engine.machine import Card, cards, free_disk, host_memory
+from stt2v.engine.machine import Card, cards, free_disk, host_memory, installed
 from stt2v.engine.manifest import read_manifest
 from stt2v.engine.models import MODELS
 from stt2v.engine.size import in_words
@@ -95,11 +94,9 @@ def _backend(name: str) -> Finding:
 
 
 def _export() -> Finding:
-    try:
-        version = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("export", "--", "torch is not installed; to build engines, pip install 'stt2v[export]'")
-    return Finding("export", "ok", f"torch {version}; engines can be built here")
+    if version := installed("torch"):
+        return Finding("export", "ok", f"torch {version}; engines can be built here")
+    return Finding("export", "--", "torch is not installed; to build engines, pip install 'stt2v[export]'")
 
 
 def _store() -> Iterator[Finding]:

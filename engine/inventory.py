@@ -6,14 +6,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from stt2v.engine.backends import runs_here
 from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.lock import build_lock
-from stt2v.engine.machine import used_disk
+from stt2v.engine.machine import installed, used_disk
 from stt2v.engine.manifest import MANIFEST, Manifest, read_manifest
 from stt2v.engine.models import MODELS
 from stt2v.engine.parity import read_parity
@@ -133,16 +132,9 @@ def _wrong_engines(directory: Path) -> Iterator[str]:
 def _other_tools(manifest: Manifest) -> Iterator[str]:
     """Those that are here in another version. Without them there is nothing to build it again with."""
     for tool, was in manifest.tools.items():
-        now = _version(tool) or _version(f"{tool}-gpu")
+        now = installed(tool) or installed(f"{tool}-gpu")
         if now not in (None, was):
             yield f"tool {tool}: was {was}, now {now}"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _other_declaration(manifest: Manifest) -> Iterator[str]:

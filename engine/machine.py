@@ -1,6 +1,7 @@
-"""What this machine has: memory, disk, graphics cards."""
+"""What this machine has: memory, disk, graphics cards, Python distributions."""
 
 import csv
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -62,3 +63,11 @@ def cards() -> tuple[Card, ...]:
         return tuple(Card(n, int(mib) << 20, driver, f"sm_{cap.replace('.', '')}") for n, mib, driver, cap in rows)
     except (subprocess.SubprocessError, ValueError) as error:
         raise OSError(f"nvidia-smi failed ({error}); mend the NVIDIA driver") from error
+
+
+def installed(distribution: str) -> str | None:
+    """The version of a Python distribution; None where it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -4,7 +4,6 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from stt2v.engine.backends.cuda import cuda_runtime, first_card, free_bytes
 from stt2v.engine.backends.host import check_inputs, host_inputs
 from stt2v.engine.backends.memory import DeviceMeter, HostMeter, Meter
 from stt2v.engine.errors import BackendError, OutOfMemoryError, UsageError
+from stt2v.engine.machine import installed
 from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
@@ -124,12 +124,12 @@ def runtime() -> Any:
 
     Raises BackendError unless exactly one of its distributions is installed.
     """
-    installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
-    if not installed:
+    there = [name for name in DISTRIBUTIONS if installed(name)]
+    if not there:
         raise BackendError(
             "onnxruntime is not installed; pip install 'stt2v[cpu]', or 'stt2v[gpu]' for its CUDA provider"
         )
-    if len(installed) > 1:
+    if len(there) > 1:
         raise BackendError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
             "pip uninstall both, then pip install 'stt2v[cpu]' or 'stt2v[gpu]'"
@@ -138,14 +138,6 @@ def runtime() -> Any:
     import onnxruntime  # type: ignore[import-untyped]
 
     return onnxruntime
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def session_options() -> Any:

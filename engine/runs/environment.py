@@ -1,9 +1,10 @@
 """What of this machine shapes the bits of a video beside its settings and its engines."""
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
+
+from stt2v.engine.machine import installed
 
 COMPUTING: Final = ("numpy", "pillow", "av")
 BY_BACKEND: Final = {
@@ -18,15 +19,8 @@ BY_BACKEND: Final = {
 def environment(backend: str) -> dict[str, str | int]:
     """The versions of what computes, the processor, and how many of its threads there are."""
     names = (*COMPUTING, *BY_BACKEND.get(backend, ()))
-    versions = {name: found for name in names if (found := _version(name))}
+    versions = {name: found for name in names if (found := installed(name))}
     return {**versions, "processor": _processor(), "threads": len(os.sched_getaffinity(0))}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

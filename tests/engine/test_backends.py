@@ -1,9 +1,7 @@
-import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -96,12 +94,7 @@ def test_lack_of_memory_is_told_apart(error: Exception) -> None:
 def test_none_or_both_distributions_are_explained(
     monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], advice: str
 ) -> None:
-    def distribution(name: str) -> object:
-        if name not in installed:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return SimpleNamespace()
-
-    monkeypatch.setattr(ort, "distribution", distribution)
+    monkeypatch.setattr(ort, "installed", lambda name: "1.0" if name in installed else None)
     ort.runtime.cache_clear()
     with pytest.raises(BackendError, match=advice):
         open_backend("onnxruntime")
