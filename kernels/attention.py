@@ -32,7 +32,7 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if not runs_triton(q):
         return _heads_last(attention_reference(q, k, v, scale))
     batch, heads, length, width = q.shape
-    q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
+    q, k, v = map(_near, (q, k, v))
     out = q.new_empty(batch, length, heads, width).transpose(1, 2)
     strides = [stride for tensor in (q, k, v, out) for stride in tensor.stride()[:3]]
     rows, keys = _padded(length), _padded(k.shape[2])
@@ -49,6 +49,7 @@ def long_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if not q.is_cuda:
         return _heads_last(attention_reference(q, k, v, scale))
     cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
+    q, k, v = map(_near, (q, k, v))
     return _heads_last(cudnn(q, k, v, None, False, 0.0, False, False, scale=scale)[0])
 
 
@@ -60,6 +61,12 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 SHORT, LONG = torch.ops.stt2v.short_attention.default, torch.ops.stt2v.long_attention.default
+
+
+def _near(x: Tensor) -> Tensor:
+    """`x`, [N, heads, L, D], or a copy: channels innermost, and an item's values within 32 bits of its first."""
+    reach = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
+    return x if x.stride(3) == 1 and reach < 1 << 31 else x.contiguous()
 
 
 def _heads_last(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from stt2v.kernels.device import runs_triton
+from stt2v.kernels.device import fetchable, packed, runs_triton
 from stt2v.kernels.fp8 import TYPE
 
 
@@ -92,16 +92,16 @@ def tiled_geglu(
     tiling: Tiling,
 ) -> Tensor:
     """As `geglu`, on a GPU, with tiles as told."""
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    flat = fetchable(x.reshape(-1, x.shape[-1]))
     (rows, depth), width = flat.shape, len(weight) // 2
-    halves = weight.contiguous().view(2, width, depth)
+    halves = fetchable(weight).view(2, width, depth)
     out = x.new_empty(rows, width, dtype=TYPE if narrow else bias.dtype)
     deep = tiling.depth // x.element_size()
     _geglu[triton.cdiv(rows, tiling.rows) * triton.cdiv(width, tiling.columns),](
         TensorDescriptor.from_tensor(flat, [tiling.rows, deep]),
         TensorDescriptor.from_tensor(halves, [2, tiling.columns, deep]),
         TensorDescriptor.from_tensor(out, [tiling.rows, tiling.columns]),
-        bias, x_scale, scale, rows, width, depth,
+        *packed(bias, x_scale, scale), rows, width, depth,
         ROWS=tiling.rows, COLUMNS=tiling.columns, DEPTH=deep, GROUP=8,
         num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from stt2v.kernels.device import runs_triton
+from stt2v.kernels.device import packed, runs_triton
 
 LANES = 4096  # means that a block holds at once
 MANY, RUN, CHANNELS = 256, 32, 64
@@ -46,6 +46,7 @@ def group_factors(
     """
     if not runs_triton(moments):
         return _factors(moments, counts, weight, bias, groups, eps, offset)
+    moments, counts, weight, bias, offset = packed(moments, counts, weight, bias, offset)
     if counts.shape[1] >= MANY:
         moments, counts = _condensed(moments, counts)
     _, batch, parts, channels = moments.shape

@@ -9,13 +9,13 @@ What is to be added is fetched the same way once the product is there, and momen
 import math
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from stt2v.kernels.convolution import PIXELS, empty_maps, part
+from stt2v.kernels.device import fetchable, packed
 from stt2v.kernels.parts import box, empty_moments, tiles
 
 
@@ -69,9 +69,9 @@ def _launch(
     sizes = box(shape, tiling.pixels)
     rows, width = part(x, weight, tiling.pixels)
     _convolve[math.prod(tiles(shape, sizes)) * triton.cdiv(columns, tiling.columns),](
-        _tiles(x, sizes, depth), TensorDescriptor.from_tensor(taps, [tiling.columns, depth]),
+        _tiles(x, sizes, depth), TensorDescriptor.from_tensor(fetchable(taps), [tiling.columns, depth]),
         _tiles(out, sizes, tiling.columns), _tiles(added, sizes, tiling.columns),
-        bias, scale, *moments, channels, columns, *shape,
+        *packed(bias, scale), *moments, channels, columns, *shape,
         FRAMES=sizes[0], HEIGHT=sizes[1], WIDTH=sizes[2], TALL=tall, WIDE=wide, COLUMNS=tiling.columns, DEPTH=depth,
         ROWS=rows, RAGGED=bool(shape[1] % rows or shape[2] % width),
         num_warps=tiling.warps, num_stages=tiling.stages,
@@ -82,8 +82,7 @@ def _tiles(maps: Tensor | None, sizes: tuple[int, ...], channels: int) -> Tensor
     """How the copy engine is to see `maps`, if there are any: as tiles of `sizes` by so many channels."""
     if maps is None:
         return None
-    pixels = maps.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-    return TensorDescriptor.from_tensor(pixels, [*sizes, channels])
+    return TensorDescriptor.from_tensor(fetchable(maps.permute(0, 2, 3, 1)), [*sizes, channels])
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from stt2v.kernels.device import runs_triton
+from stt2v.kernels.device import fetchable, packed, runs_triton
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def linear(
     more: Tensor | None = None,
     more_weight: Tensor | None = None,
 ) -> Tensor:
-    """As `linear_reference`, in the type of `residual`; x and more are dense, channels innermost."""
+    """As `linear_reference`, in the type of `residual`."""
     if runs_triton(x):
         return tiled_linear(x, weight, bias, residual, scale, more, more_weight)
     return linear_reference(x, weight, bias, residual, scale, more, more_weight).to(residual.dtype).contiguous()
@@ -100,7 +100,7 @@ def tiled_linear(
     tiling: Tiling = DEFAULT,
 ) -> Tensor:
     """As `linear`, on a GPU, with tiles as told."""
-    residual = residual.contiguous()
+    residual = fetchable(residual)
     out = torch.empty_like(residual)
     clips, frames, pixels, columns = out.shape
     parts, across = (tiling.columns, tiling.side), triton.cdiv(pixels, tiling.rows)
@@ -109,7 +109,7 @@ def tiled_linear(
         *_rows(x, tiling.rows, depth), *_columns(weight, parts, depth),
         *_rows(more, tiling.rows, more_depth), *_columns(more_weight, parts, more_depth),
         *_boxes(residual, tiling.rows, parts), *_boxes(out, tiling.rows, parts),
-        bias, scale, frames, across, columns, x.shape[3], 0 if more is None else more.shape[3],
+        *packed(bias, scale), frames, across, columns, x.shape[3], 0 if more is None else more.shape[3],
         ROWS=tiling.rows, COLUMNS=tiling.columns, SIDE=tiling.side, DEPTH=depth, MORE_DEPTH=more_depth,
         num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
@@ -124,8 +124,10 @@ def _rows(tensor: Tensor | None, rows: int, depth: int) -> tuple[TensorDescripto
     """
     if tensor is None:
         return None, 0, 0, 0
-    clip, frame, pixel, _ = tensor.stride()
-    matrix = tensor.as_strided((tensor.numel() // pixel, pixel), (pixel, 1))
+    turned = tensor.transpose(1, 2)
+    laid = fetchable(turned).transpose(1, 2) if turned.is_contiguous() else fetchable(tensor)
+    clip, frame, pixel, _ = laid.stride()
+    matrix = laid.as_strided((laid.numel() // pixel, pixel), (pixel, 1))
     return TensorDescriptor.from_tensor(matrix, [rows, depth]), clip, frame, pixel
 
 
@@ -133,7 +135,8 @@ def _columns(weight: Tensor | None, parts: Sequence[int], depth: int) -> list[Te
     """What fetches the columns of a tile, in its two parts, from [N, K]."""
     if weight is None:
         return [None, None]
-    return [TensorDescriptor.from_tensor(weight, [part, depth]) if part else None for part in parts]
+    rows = fetchable(weight)
+    return [TensorDescriptor.from_tensor(rows, [part, depth]) if part else None for part in parts]
 
 
 def _boxes(tensor: Tensor, rows: int, parts: Sequence[int]) -> list[TensorDescriptor | None]:

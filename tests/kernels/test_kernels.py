@@ -192,6 +192,68 @@ def test_two_layers_and_a_residual(turned: bool, side: int, dtype: torch.dtype) 
     assert rel(alone, linear.linear_reference, x, weight, bias, residual) < allowed
 
 
+HALF = torch.float16
+ONCE = 2e-3  # rel that is allowed where half precision rounds once
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lambda x: torch.cat([x, x], -1).chunk(2, -1)[1],
+        lambda x: torch.cat([x, x], -1).transpose(1, 2).contiguous().transpose(1, 2).chunk(2, -1)[0],
+        lambda x: x[:1].expand(2, -1, -1, -1),
+        lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda x: x[:, :, :1].clone().as_strided((2, 3, 1, 32), (96, 32, 1, 1)),  # one pixel, whatever its stride
+        lambda x: torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape),  # an odd address
+    ],
+    ids=["half", "half turned", "repeated", "frames first", "one pixel", "odd"],
+)
+def test_linear_layers_read_any_layout(lay: Callable[[Tensor], Tensor]) -> None:
+    x, more = (lay(random(2, 3, 39, 32, dtype=HALF, seed=seed)) for seed in (0, 1))
+    residual = random(*x.shape[:3], 48, dtype=HALF, seed=2)
+    weight, more_weight = (random(48, 32, dtype=HALF, seed=seed) / 6 for seed in (3, 4))
+    bias = random(48, 2, dtype=HALF, seed=5)[:, 0]
+    tiling = linear.Tiling(32, 32, 16, 64, 4, 2)
+    actual = linear.tiled_linear(x, weight, bias, residual, None, more, more_weight, tiling)
+    expected = lambda *tensors: linear.linear_reference(*tensors[:4], None, *tensors[4:])  # noqa: E731
+    assert rel(actual, expected, x, weight, bias, residual, more, more_weight) < ONCE
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [((1, 32, 5, 7), (1, 1, 224, 32)), ((2, 32, 1, 7), (224, 1, 1, 32)), ((2, 32, 7, 1), (224, 1, 32, 1))],
+)
+def test_convolutions_do_not_mind_strides_along_axes_of_one(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    x = random(math.prod(shape), dtype=HALF).as_strided(shape, strides)
+    weight, bias, scale = random(16, 32, 3, 3, dtype=HALF, seed=1) / 17, *random(16, 2, dtype=HALF, seed=2).unbind(1)
+    added = random(*shape[:1], 16, *shape[2:], dtype=HALF, seed=3)
+    actual = implicit_gemm.tiled_convolution(x, weight, bias, scale, added, TILING)
+    assert rel(actual, convolution.convolution_reference, x, weight, bias, scale, added) < ONCE
+
+
+@pytest.mark.parametrize("x", [random(32, 1, dtype=HALF).T, random(161, dtype=HALF)[1:].view(5, 32)], ids=str)
+def test_gates_of_rows_at_any_place(x: Tensor) -> None:
+    weight, bias = random(32, 32, dtype=HALF, seed=1) / 6, random(32, 2, dtype=HALF, seed=2)[:, 1]
+    actual = geglu.tiled_geglu(x, weight, bias, None, None, False, geglu.Tiling(64, 32, 64, 4, 2))
+    assert rel(actual, geglu.geglu_reference, x, weight, bias) < ONCE
+
+
+def test_norms_by_weights_that_lie_apart() -> None:
+    x, weights = random(2, 16, 3, 5, dtype=torch.float32), random(16, 3, dtype=torch.float32, seed=1)
+    weight, bias, offset = weights.unbind(1)
+    found = group_norm.group_factors(*moments.moments(x), weight, bias, 4, 1e-5, offset)
+    expected = lambda *tensors: group_norm.group_norm_reference(*tensors, 4, 1e-5)  # noqa: E731
+    assert rel(group_norm.apply_factors(x, *found), expected, x + offset[:, None, None], weight, bias) < 1e-6
+
+
+def test_short_attention_of_heads_that_lie_far_apart() -> None:
+    apart = 1 << 30  # values from head to head: those of the third lie beyond 32 bits
+    memory = torch.empty(2 * apart + 64, dtype=HALF, device=DEVICE)  # hardly any of which is touched
+    q = memory.as_strided((1, 3, 4, 16), (1, apart, 16, 1)).copy_(random(1, 3, 4, 16, dtype=HALF))
+    actual = attention.short_attention(q, q, q, 0.2)
+    assert rel(actual, lambda *tensors: attention.attention_reference(*tensors, 0.2), q, q, q) < TYPES[HALF]
+
+
 @pytest.mark.parametrize(("queries", "keys"), [(16, 16), (16, 8)])
 def test_gradient_of_short_attention(queries: int, keys: int) -> None:
     shapes = ((3, queries, 2, 16), (3, keys, 2, 16), (3, keys, 2, 16))
