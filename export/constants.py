@@ -7,19 +7,14 @@ import torch
 from torch import Tensor
 from torch.fx.node import map_arg
 
-from stt2v.export.flat_program import FlatProgram, calls, copied, trimmed
+from stt2v.export.flat_program import FlatProgram, calls, copied, is_steady, trimmed
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 
 
 def work_out(program: FlatProgram) -> FlatProgram:
-    """`program` with such results as weights, in place of what gives them; what it computes stays the same.
-
-    One that writes into what it has is left as it is.
-    """
-    if any(_is_mutable(node) for node in program.module.graph.nodes):
-        return program
+    """`program` with such results as weights, in place of what gives them; what it computes stays the same."""
     module, weights = copied(program)
     fixed = _fixed(module.graph, weights)
     last = [node for node, layered in fixed.items() if layered and any(user not in fixed for user in node.users)]
@@ -43,9 +38,9 @@ def _fixed(graph: torch.fx.Graph, weights: Mapping[str, Tensor]) -> dict[Node, b
     for node in graph.nodes:
         if node.op == "placeholder" and node.name in weights:
             fixed[node] = False
-        elif node.op == "call_function" and all(source in fixed for source in node.all_input_nodes):
+        elif is_steady(node) and all(source in fixed for source in node.all_input_nodes):
             layered = any(fixed[source] for source in node.all_input_nodes)
-            if _is_steady(node) and not (layered and _grows(node)):
+            if not (layered and _grows(node)):
                 fixed[node] = layered or calls(node, aten.linear.default)
     return fixed
 
@@ -65,18 +60,6 @@ def _values(fixed: Mapping[Node, bool], last: list[Node], weights: Mapping[str, 
                 args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
                 values[node] = node.target(*args, **kwargs)
     return values
-
-
-def _is_mutable(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return bool(schema and schema.is_mutable)
-
-
-def _is_steady(node: Node) -> bool:
-    """Whether `node` gives one tensor, and the same each time."""
-    return isinstance(node.meta.get("val"), Tensor) and torch.Tag.nondeterministic_seeded not in getattr(
-        node.target, "tags", ()
-    )
 
 
 def _grows(node: Node) -> bool:

@@ -43,8 +43,9 @@ def _add(node: Node) -> bool:
     call = node.graph.call_function
     x, weight, bias, scale = (*layer.args, None)[:4]
     with node.graph.inserting_before(node):
-        added, more = without_bias(added)
-        bias = bias if more is None else call(aten.add.Tensor, (bias, more))
+        if _is_in_place(layer, views):  # both have the same channels
+            added, more = without_bias(added)
+            bias = bias if more is None else call(aten.add.Tensor, (bias, more))
         for view in reversed(views):
             added = _undone(view, added)
         result = call(convolution.OP, (x, weight, bias, scale, added))

@@ -33,7 +33,7 @@ def flat_maps(program: FlatProgram) -> FlatProgram:
 
 def _is_over_frames(node: Node, weights: Mapping[str, Tensor]) -> bool:
     """Whether a 3-D convolution sees, and steps over, one pixel at a time."""
-    if len(node.args) != 5:
+    if len(node.args) != 5 or node.meta["val"].ndim != 5:
         return False
     _, weight, _, stride, padding = node.args
     if weight.name not in weights or len(weight.users) > 1:

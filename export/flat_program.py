@@ -1,7 +1,7 @@
 """A captured program as one function of its weights and inputs, as PyTorch's compiler wants it."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor, fx
 from torch._inductor.pattern_matcher import Match, PatternExpr
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+
+from stt2v.export.quiet import quiet
 
 aten = torch.ops.aten
 
@@ -26,7 +28,14 @@ class FlatProgram:
 
 
 def flatten(exported: ExportedProgram) -> FlatProgram:
-    """A copy of `exported` without what gives what it gets; maps lie channels-last, as convolutions want them."""
+    """A copy of `exported` without what gives what it gets; maps lie channels-last, as convolutions want them.
+
+    A program that writes into a tensor is made to give another one instead: whoever rewrites one may then take an
+    operation to another place, and a tensor for a copy of it. What it would leave in its weights and inputs is lost.
+    """
+    if any(_writes(node) for node in exported.graph.nodes):
+        with quiet("torch.export"):
+            exported = exported.run_decompositions({})
     stored = {**exported.state_dict, **exported.constants}
     weights = {
         spec.arg.name: laid_out(stored[spec.target].detach())
@@ -34,6 +43,7 @@ def flatten(exported: ExportedProgram) -> FlatProgram:
         if spec.kind != InputKind.USER_INPUT and spec.target
     }
     module = fx.GraphModule(exported.graph_module, copy.deepcopy(exported.graph_module.graph))
+    _leave_user_outputs(module.graph.output_node(), exported.graph_signature.user_outputs)
     for node in list(module.graph.nodes):
         if node.target == aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)
@@ -48,6 +58,18 @@ def flatten(exported: ExportedProgram) -> FlatProgram:
             node.target = aten.reshape.default
     module.recompile()
     return FlatProgram(module, weights)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether `node` changes what it gets."""
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema and schema.is_mutable)
+
+
+def _leave_user_outputs(output: fx.Node, names: Collection[Any]) -> None:
+    """Leave out of what a program gives the new values of its weights and inputs, which come first."""
+    given: Any = output.args[0]
+    output.args = (tuple(given[len(given) - len(names) :]),)
 
 
 def _divides_by_one(node: fx.Node) -> bool:
@@ -91,11 +113,30 @@ def laid_out(weight: Tensor) -> Tensor:
 
 
 def found(pattern: PatternExpr, node: fx.Node) -> Mapping[str, Any] | None:
-    """What `pattern` names where `node` is the last of it; it sees no keywords, such as the `alpha` of a sum."""
+    """What `pattern` names where `node` is the last of it, each a node or a list of numbers.
+
+    It sees no keywords, such as the `alpha` of a sum.
+    """
     match = pattern.match(node)
-    return match.kwargs if isinstance(match, Match) and not any(each.kwargs for each in match.nodes) else None
+    if not isinstance(match, Match) or any(each.kwargs for each in match.nodes):
+        return None
+    return match.kwargs if all(isinstance(named, fx.Node | list) for named in match.kwargs.values()) else None
 
 
 def calls(node: Any, target: Any) -> bool:
     """Whether `node` of a graph is a call of `target`."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target == target
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """The positional arguments of a call of an operator, with those that are left to their defaults."""
+    target: Any = node.target
+    defaults = [argument.default_value for argument in target._schema.arguments if not argument.kwarg_only]
+    return (*node.args, *defaults[len(node.args) :])
+
+
+def is_steady(node: fx.Node) -> bool:
+    """Whether `node` is a call that gives one tensor, and the same each time."""
+    tags = getattr(node.target, "tags", ())
+    whole = node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
+    return whole and torch.Tag.nondeterministic_seeded not in tags

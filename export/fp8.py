@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import FlatProgram, copied, laid_out
+from stt2v.export.flat_program import FlatProgram, arguments, copied, laid_out
 from stt2v.export.gates import gated_layer, narrowed, norm_before
 from stt2v.kernels import convolution, fp8
 from stt2v.kernels.fp8 import LARGEST, SMALLEST_SCALE, TYPE, quantised_rows
@@ -90,7 +90,7 @@ def _around_gates(node: Node) -> tuple[Node, ...]:
 
 def _keeps_size(node: Node, taps: tuple[int, ...]) -> bool:
     """Whether a convolution gives maps of the size that it gets, has more than one tap, and a bias."""
-    if len(node.args) != 5:
+    if len(node.args) != 5 or node.meta["val"].ndim != len(taps) + 2:
         return False
     _, _, bias, stride, padding = node.args
     padded = padding == [tap // 2 for tap in taps] and all(tap % 2 for tap in taps)
@@ -163,5 +163,8 @@ def _largest(x: Node, weights: Mapping[str, Tensor]) -> float | None:
         if x.target != operation:
             return None
         norm, x = x, x.args[0]
-    gain, shift = (weights[place.name].float().abs().max().item() for place in norm.args[2:4])
+    places = arguments(norm)[2:4]
+    if not all(place and place.name in weights for place in places):
+        return None
+    gain, shift = (weights[place.name].float().abs().max().item() for place in places)
     return max(SPREAD * gain + shift, SMALLEST_SCALE)

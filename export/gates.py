@@ -75,6 +75,8 @@ def narrowed(x: Node, weight: Node, weights: MutableMapping[str, Tensor]) -> tup
     norm = norm_before(divided.args[0], weights[before.name].shape[1]) if calls(divided, aten.div.Tensor) else None
     if norm is None or len(bias.users) > 1:
         return None
+    if not all(place.name in weights for place in (bias, *norm.args[2:4])):
+        return None
     scale, width = factors.args[0], x.meta["val"].shape[-1]
     matrix = weights[before.name].float() * weights[scale.name][:, None]
     gain, shift = (weights[place.name].float() for place in norm.args[2:4])

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import calls
+from stt2v.export.flat_program import arguments, calls
 from stt2v.export.gates import fp8_arguments, gated_layer
 from stt2v.export.normed_layers import normed_layers
 from stt2v.export.token_sums import endings, turns
 from stt2v.kernels import attention, convolution, fp8, geglu, group_norm, moments
+from stt2v.kernels.device import fits_rows
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -43,7 +44,7 @@ def norms(node: Node) -> Node | None:
 
     Where PyTorch's convolution gives the maps, its bias is put into the factors, and never goes through memory.
     """
-    x, groups, weight, bias, eps, *_ = node.args
+    x, groups, weight, bias, eps, _ = arguments(node)
     value = _value(x)
     if value.ndim != 4 or weight is None or bias is None:
         return None
@@ -64,13 +65,19 @@ def gates(node: Node) -> Node | None:
     layer = gated_layer(node)
     if layer is None:
         return None
-    arguments = fp8_arguments(layer)
-    if arguments is None and calls(layer, aten.linear.default) and len(layer.args) == 3:
-        arguments = tuple(layer.args)
-    if arguments is None:
+    taken = fp8_arguments(layer)
+    if taken is None and calls(layer, aten.linear.default) and len(layer.args) == 3:
+        taken = tuple(layer.args)
+    if taken is None or not _can_be_fetched(taken[1]):
         return None
     call = node.graph.call_function
-    return call(aten.reshape.default, (call(geglu.OP, arguments), list(_value(node).shape)))
+    return call(aten.reshape.default, (call(geglu.OP, taken), list(_value(node).shape)))
+
+
+def _can_be_fetched(weight: Node) -> bool:
+    """Whether rows that a gated unit with this `weight`, [2 D, K], takes and gives can be."""
+    columns, depth = _value(weight).shape
+    return all(fits_rows(size, _value(weight).dtype) for size in (depth, columns // 2))
 
 
 def narrow_gates(node: Node) -> Node | None:
@@ -100,7 +107,7 @@ def convolutions(node: Node) -> Node | None:
 
     Over space cuDNN's are so much faster in half precision that passes over their maps after them cost less.
     """
-    if len(node.args) != 5 or _value(node).dtype == torch.float32:
+    if len(node.args) != 5 or _value(node).ndim != 4 or _value(node).dtype == torch.float32:
         return None
     x, weight, bias, stride, padding = node.args
     columns, channels, tall, wide = _value(weight).shape
@@ -117,12 +124,13 @@ def attentions(node: Node) -> Node | None:
     q, k, v = (_value(source) for source in node.args)
     alike = q.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2] and q.shape[3] == k.shape[3] == v.shape[3]
     width, length, wide = q.shape[-1], max(q.shape[-2], k.shape[-2]), q.dtype == torch.float32
-    arguments = (*node.args, node.kwargs.get("scale") or width**-0.5)
+    scale = node.kwargs.get("scale")
+    taken = (*node.args, width**-0.5 if scale is None else scale)
     if alike and length <= (attention.LONGEST_WIDE if wide else attention.LONGEST) and width in attention.WIDTHS:
-        return node.graph.call_function(attention.SHORT, arguments)
+        return node.graph.call_function(attention.SHORT, taken)
     if not alike or width % 8 or width > attention.WIDEST or wide:
         return None
-    return node.graph.call_function(attention.LONG, arguments)
+    return node.graph.call_function(attention.LONG, taken)
 
 
 REWRITES: Mapping[Any, Rewrite] = {

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import FlatProgram, calls, copied, laid_out, trimmed
+from stt2v.export.flat_program import FlatProgram, calls, copied, is_steady, laid_out, trimmed
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -53,7 +53,7 @@ def _known(factor: Node, weights: Mapping[str, Tensor]) -> Tensor | None:
     value = factor.meta.get("val") if isinstance(factor, fx.Node) else None
     if not isinstance(value, Tensor) or value.numel() != 1:
         return None
-    if factor.op == "placeholder":
+    if not is_steady(factor):  # a weight, or what depends on more
         return weights.get(factor.name)
     operation: Any = factor.target
     found = {source: _known(source, weights) for source in factor.all_input_nodes}

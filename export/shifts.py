@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from stt2v.export.flat_program import calls
+from stt2v.export.flat_program import arguments, calls
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -28,9 +28,9 @@ def put_shifts_into_biases(module: fx.GraphModule) -> None:
 
 def _may_shift(layer: Node, shift: Node) -> bool:
     """Whether `layer` is a convolution with a bias, not used otherwise, and `shift` is of its channels alone."""
-    if not calls(layer, aten.conv2d.default) or not isinstance(shift, fx.Node):
+    if not calls(layer, aten.conv2d.default) or not isinstance(shift, fx.Node) or shift is layer:
         return False
-    if len(layer.args) < 3 or layer.args[2] is None or len(layer.users) > 1:
+    if arguments(layer)[2] is None or len(layer.users) > 1:
         return False
     maps, added = layer.meta["val"], shift.meta["val"]
     if added.dtype != maps.dtype:

@@ -1,5 +1,6 @@
 """Sums of the tokens of a clip: with two layers and the map that they are added to as one kernel, and turned."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg
 from stt2v.export.flat_program import calls, found
 from stt2v.export.gates import fp8_arguments
 from stt2v.kernels import linear
+from stt2v.kernels.device import fits_rows
 
 aten = torch.ops.aten
 Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
@@ -31,16 +33,28 @@ def endings(node: Node) -> Node | None:
     if names is None:
         return None
     residual, first, more, more_weight = (names[name] for name in ("residual", "first", "more", "more_weight"))
-    layer, columns = _layer(first), more_weight.meta["val"].shape[0]
-    if layer is None or len(first.users) > 1 or columns > WIDEST or columns % linear.GRANULE:
+    layer = _layer(first)
+    if layer is None or len(first.users) > 1 or not _fit(node, names):
         return None
-    if residual.meta["val"].shape != node.meta["val"].shape or first.meta["val"].shape[-1] != columns:
-        return None
-    call, (clips, pixels, frames, _) = node.graph.call_function, more.meta["val"].shape
     x, weight, bias, scale = layer
+    if not all(fits_rows(each.meta["val"].shape[1], each.meta["val"].dtype) for each in (weight, more_weight)):
+        return None
+    call, (clips, frames, pixels, _) = node.graph.call_function, node.meta["val"].shape
     rows = call(aten.reshape.default, (x, [clips, pixels, frames, -1]))
     by_frame = [call(aten.permute.default, (each, [0, 2, 1, 3])) for each in (rows, more)]
     return call(linear.OP, (by_frame[0], weight, bias, residual, scale, by_frame[1], more_weight))
+
+
+def _fit(node: Node, names: Mapping[str, Node]) -> bool:
+    """Whether nothing is repeated to be added, and the sum is one that pays."""
+    value, residual, first, more = (
+        each.meta["val"] for each in (node, *map(names.__getitem__, ("residual", "first", "more")))
+    )
+    if residual.shape != value.shape or first.numel() != value.numel():
+        return False
+    clips, frames, pixels, columns = value.shape
+    alike: bool = more.shape[:-1] == (clips, pixels, frames)
+    return alike and columns <= WIDEST and columns % linear.GRANULE == 0
 
 
 def turns(node: Node) -> Node | None:

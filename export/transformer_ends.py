@@ -88,17 +88,20 @@ def merge_ends(program: FlatProgram) -> FlatProgram:
     return trimmed(module, weights)
 
 
-def _sizes(node: Node, names: Mapping[str, Node], sizes_of: Callable[[torch.Size, int], Sizes]) -> Sizes | None:
-    """Clips, pixels and frames, if all shapes are what they say."""
-    value, before, gated = (each.meta["val"] for each in (node, names["before"], names["gated"]))
-    if value.ndim != 4 or before.ndim < 3 or names["x"].meta["val"].shape != value.shape:
+def _sizes(node: Node, names: Mapping[str, Any], sizes_of: Callable[[torch.Size, int], Sizes]) -> Sizes | None:
+    """Clips, pixels and frames, if all shapes are what they say, so that no sum makes more of what it adds."""
+    shapes = {name: named.meta["val"].shape for name, named in names.items() if isinstance(named, fx.Node)}
+    value, before, gated = node.meta["val"].shape, shapes["before"], shapes["gated"]
+    if len(value) != 4 or len(before) < 3 or shapes["x"] != value:
         return None
-    _, columns, height, width = value.shape
-    clips, pixels, frames = sizes = sizes_of(before.shape, height * width)
-    rows = clips * pixels * frames
-    whole = rows == before[..., 0].numel() == gated[..., 0].numel() == value[:, 0].numel() and pixels == height * width
-    laid = "clips" not in names or [*names["clips"]] == [clips, height, width, frames, columns]
-    return sizes if whole and laid else None
+    maps, columns, height, width = value
+    clips, pixels, frames = sizes = sizes_of(before, height * width)
+    rows, tokens = clips * pixels * frames, (clips, frames, pixels, before[-1])
+    whole = rows == before[:-1].numel() == gated[:-1].numel() == maps * pixels and pixels == height * width
+    fit = shapes["outer"] == (columns, before[-1]) and shapes["inner"] == (before[-1], gated[-1])
+    blended = shapes.get("tokens", tokens) == tokens and len(shapes.get("share", ())) <= len(tokens)
+    laid = [*names.get("clips", ())] in ([], [clips, height, width, frames, columns])
+    return sizes if whole and fit and blended and laid else None
 
 
 def _merge_weights(weights: MutableMapping[str, Tensor], names: Mapping[str, Node]) -> bool:

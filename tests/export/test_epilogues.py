@@ -147,6 +147,24 @@ def test_maps_that_are_added_to_more_maps_are_written_first() -> None:
     assert off < 2e-3
 
 
+class Crossed(Residual):
+    """x: [6, 32, 32, w] -> convolutions over frames and over space, whose channels are the frames of the other."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.add)
+        self.space = nn.Conv2d(32, 32, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.repeat(1, 1, 4, 1)
+        return self.norm(self.layer(x).transpose(1, 2) + self.space(x))
+
+
+def test_biases_of_other_channels_stay() -> None:
+    _, counts, off = rewritten(Crossed())
+    assert counts == {"sums": 1, "moments": 0}
+    assert off < 2e-3
+
+
 class TwoNorms(Residual):
     """What a convolution gives, normalised twice."""
 
@@ -194,6 +212,18 @@ def _gives(program: FlatProgram, graph: Graph) -> bool:
         (actual,) = program.module(*program.weights.values(), *graph.inputs.values())
         expected = graph.module(**graph.inputs)
     return actual.shape == expected.shape and float((actual - expected).norm() / expected.norm()) < 1e-6
+
+
+class Drawn(Shared):
+    """The same with a share that is drawn anew each time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand(1) * self.layer(x)
+
+
+def test_shares_that_are_drawn_are_not_in_weights() -> None:
+    graph = Graph("drawn", Drawn(True, False), {"x": torch.randn(2, 8, 5, 6)}, ("y",))
+    assert left(put_shares_into_weights(flatten(exported_from_graph(graph))).module, aten.mul.Tensor) == 1
 
 
 class Gained(nn.Module):

@@ -203,6 +203,90 @@ def test_maps_that_are_laid_out_anew_are_no_shift() -> None:
     assert worst(graph, run(graph, "fp32")[0]) < 1e-6
 
 
+class Doubled(Shifted):
+    """x: [1, 8, 1, 1] -> twice what a convolution gives, which has the shape of a shift."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        maps: Tensor = self.space(x)
+        return maps + maps
+
+
+class Overwritten(Shifted):
+    """The same with what the convolution sees written into before the shift is added."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        seen = x.clone()
+        maps = self.space(seen)
+        seen += 1
+        return maps + self.time(time)[:, :, None, None]
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(Doubled, (1, 8, 1, 1)), (Overwritten, (3, 8, 5, 6))])
+def test_shifts_are_of_what_a_convolution_gave(kind: type[Shifted], shape: tuple[int, ...]) -> None:
+    graph = Graph("shifted", kind(), {"x": torch.zeros(shape), "time": torch.zeros(1, 4)}, ("y",))
+    assert worst(graph, run(graph, "fp32")[0]) < 1e-6
+
+
+class Indifferent(nn.Module):
+    """q: [B, heads, L, D] -> the same shape, by an attention to which all frames are alike."""
+
+    def forward(self, q: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, q, q, scale=0.0)
+
+
+def test_a_scale_of_zero_is_one() -> None:
+    graph = Graph("indifferent", Indifferent(), {"q": torch.zeros(2, 2, 5, 16)}, ("y",))
+    actual, counts = run(graph, "fp32")
+    assert counts["attentions"] == 1
+    assert worst(graph, actual) < 1e-6
+
+
+class Normed(nn.Module):
+    """x: [B, 32, h, w] -> the same shape: a GroupNorm whose eps is left to its default, and one without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.layer = nn.Parameter(torch.rand(32)), nn.Conv2d(32, 32, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.group_norm(x, 4, self.weight, self.weight)
+        return self.layer(functional.silu(torch.group_norm(x, 4)))
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-6), ("fp8", 0.1)])
+def test_norms_may_have_fewer_arguments(precision: str, allowed: float) -> None:
+    graph = Graph("normed", Normed(), {"x": torch.zeros(2, 32, 16, 32)}, ("y",))
+    actual, counts = run(graph, precision)
+    assert counts["norms"] == 1
+    assert worst(graph, actual) < allowed
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp8"])
+def test_convolutions_of_one_map_without_an_axis_for_it_are_left_alone(precision: str) -> None:
+    graph = Graph("one", nn.Conv2d(16, 16, (3, 1), padding=(1, 0)), {"input": torch.zeros(16, 32, 16)}, ("y",))
+    actual, counts = run(graph, precision)
+    assert (counts["convolutions"], counts.get("fp8_convolutions", 0)) == (0, 0)
+    assert worst(graph, actual) < (2e-3 if precision == "fp16" else 2e-2)
+
+
+class Gated(nn.Module):
+    """x: [N, K] -> [N, D], by a gated unit."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, gate = self.up(x).chunk(2, -1)
+        return kept * functional.gelu(gate)
+
+
+@pytest.mark.parametrize(("width", "inner", "gates"), [(8, 8, 1), (12, 8, 0), (8, 12, 0)])
+def test_gates_are_ours_where_rows_can_be_fetched(width: int, inner: int, gates: int) -> None:
+    graph = Graph("gated", Gated(width, inner), {"x": torch.zeros(5, width)}, ("y",))
+    assert run(graph, "fp16")[1]["gates"] == gates
+
+
 class Added(nn.Module):
     """x: [B, N, 8] -> the same, by two layers, of which something is added to one."""
 
@@ -284,6 +368,23 @@ def test_gates_behind_a_norm_are_in_fp8_at_once(monkeypatch: pytest.MonkeyPatch)
     by_rows, counts = run(graph, "fp8")
     assert (counts["fp8_linears"], counts["gates"], counts["narrow_gates"]) == (2, 1, 0)
     assert 0.01 < worst(graph, actual) < 1.02 * worst(graph, by_rows)
+
+
+class Gained(FeedForward):
+    """The same with a norm whose gain is a sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = functional.layer_norm(x, (64,), 1.0 + self.norm.weight, self.norm.bias)
+        kept, gate = self.up(normed).chunk(2, -1)
+        return self.down(kept * functional.gelu(gate))
+
+
+def test_gates_behind_a_norm_of_unknown_gain_have_their_rows_looked_at() -> None:
+    torch.manual_seed(0)
+    graph = Graph("gained", Gained(), {"x": torch.zeros(2, 300, 64)}, ("y",))
+    actual, counts = run(graph, "fp8")
+    assert (counts["fp8_linears"], counts["gates"], counts["narrow_gates"]) == (2, 1, 0)
+    assert worst(graph, actual) < 0.1
 
 
 class Watched(FeedForward):

@@ -81,21 +81,51 @@ def test_a_kernel_adds_what_the_last_layer_gives_in_fp8(monkeypatch: pytest.Monk
     assert float((actual - expected).norm() / expected.norm()) < 0.02
 
 
+class Tokens(nn.Module):
+    """first, more: [1 or 2, 20, 3, 16], x: [2, 3, 20, 16] -> as x, the sum of all by two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16, bias=False)
+
+    def forward(self, x: Tensor, first: Tensor, more: Tensor) -> Tensor:
+        rows = self.first(first).reshape(len(first), 20, 3, 16)
+        return x + (rows + self.second(more)).permute(0, 2, 1, 3)
+
+
+@pytest.mark.parametrize(("clips", "endings"), [((2, 2), 1), ((1, 2), 0), ((2, 1), 0), ((1, 1), 0)])
+def test_sums_that_repeat_tokens_are_left_alone(
+    clips: tuple[int, int], endings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knobs.runtime, "interpret", False)
+    tokens = dict(zip(("first", "more"), (torch.randn(count, 20, 3, 16) for count in clips), strict=True))
+    graph = Graph("tokens", Tokens(), {"x": torch.randn(2, 3, 20, 16), **tokens}, ("y",))
+    program = flatten(exported_from_graph(graph))
+    assert put_kernels(program.module)["endings"] == endings
+    with torch.no_grad():
+        (actual,) = program.module(*program.weights.values(), *graph.inputs.values())
+        assert torch.allclose(actual, graph.module(**graph.inputs), atol=1e-5)
+
+
 class Ending(nn.Module):
     """What diffusers' Transformer2DModel ends in. x: [N, 8, 4, 5]; gated: [N, 20, 6]; before: [N, 20, 8] -> as x."""
 
     def __init__(self, broadcast: str = "") -> None:
         super().__init__()
         self.inner, self.outer, self.broadcast = nn.Linear(6, 8), nn.Linear(8, 8), broadcast
+        self.one = nn.Linear(6, 1)
 
     def forward(self, x: Tensor, gated: Tensor, before: Tensor) -> Tensor:
-        tokens = self.inner(gated) + (before[:1] if self.broadcast == "before" else before)
+        added = {"before": before[:1], "channel": before[..., :1], "number before": 2.0}.get(self.broadcast, before)
+        tokens = (self.one if self.broadcast == "layer" else self.inner)(gated) + added
         maps = self.outer(tokens).reshape(-1, 4, 5, 8).permute(0, 3, 1, 2).contiguous()
-        return maps + (x[:1] if self.broadcast == "x" else x)
+        return maps + {"x": x[:1], "number": 2.0}.get(self.broadcast, x)
 
 
 @pytest.mark.parametrize(
-    ("broadcast", "clips", "merged"), [("", 2, True), ("before", 2, False), ("x", 8, False), ("", 1, False)]
+    ("broadcast", "clips", "merged"),
+    [("", 2, True), ("before", 2, False), ("x", 8, False), ("", 1, False)]
+    + [(broadcast, 2, False) for broadcast in ("channel", "layer", "number before", "number")],
 )
 def test_only_ends_of_fitting_shapes_are_merged(broadcast: str, clips: int, merged: bool) -> None:
     maps = 8 if broadcast == "x" else 2  # as many as there are columns, or tokens of both side by side in one
