@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stt2v.engine.errors import InputError
+from stt2v.engine.errors import InputError, OutputError
 from stt2v.engine.home import private_folder
+from stt2v.engine.paths import is_folder
 from stt2v.engine.runs.folder import KeptRun, find_run, remove_runs
 from stt2v.engine.server.ticket import Ticket
 from stt2v.engine.views import Views
@@ -50,6 +51,23 @@ class Files:
     """The folder of everything that a server keeps."""
 
     folder: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> "Files":
+        """Those in `folder`: made for this user alone where it is not there, else with the rights that it has.
+
+        Raises OutputError.
+        """
+        files = cls(folder)
+        try:
+            if not is_folder(folder):
+                private_folder(folder)
+            files.queue.touch(0o600)
+        except OSError as error:
+            raise OutputError(
+                f"folder {folder} cannot be made or written ({error.strerror}); choose another --data"
+            ) from error
+        return files
 
     @property
     def queue(self) -> Path:

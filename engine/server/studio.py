@@ -10,7 +10,7 @@ from pathlib import Path
 from anyio import CapacityLimiter
 
 from stt2v.engine.errors import UsageError
-from stt2v.engine.home import home, private_folder
+from stt2v.engine.home import home
 from stt2v.engine.machine import cards
 from stt2v.engine.server.attendant import Attendant
 from stt2v.engine.server.board import Board
@@ -109,9 +109,9 @@ def opened_studio(config: Config) -> Iterator[Studio]:
     """Open the studio whose videos are in `config.folder`, and go on with those that were left.
 
     When the block ends, workers stop after the step that they are at. Raises UsageError where another server has the
-    folder, or no model is to be offered.
+    folder, or no model is to be offered, OutputError where it cannot be written.
     """
-    files = Files(private_folder(config.folder))
+    files = Files.at(config.folder)
     with _held(files.folder), VideoQueue(files.queue, config.places) as queue, Planner() as planner:
         offers = planner(find_offers, config.models)
         if not offers:
