@@ -21,6 +21,7 @@ from stt2v.engine.commands.plan import plan
 from stt2v.engine.commands.runs import runs
 from stt2v.engine.commands.serve import serve
 from stt2v.engine.errors import Stt2vError
+from stt2v.engine.flags import wrong_words
 from stt2v.export.commands import build_engines, pull
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -42,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, _terminate)
         code = app([word for word in words if word != "--debug"], prog_name="stt2v", standalone_mode=False) or 0
     except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
-        return _fail(f"{message}; see `{_command_path(error)} --help`", error.exit_code, debug)
+        return _fail(f"{wrong_words(error)}; see `{_command_path(error)} --help`", error.exit_code, debug)
     except Stt2vError as error:
         return _fail(str(error), error.exit_code, debug)
     except Exception as error:

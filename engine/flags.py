@@ -176,8 +176,15 @@ def spelled_flags(words: Sequence[str]) -> RequestFlags:
     try:
         app(list(words), standalone_mode=False)
     except typer.TyperException as error:
-        raise UsageError(error.format_message().rstrip(".")) from error
+        raise UsageError(wrong_words(error)) from error
     return spelled[0]
+
+
+def wrong_words(error: typer.TyperException) -> str:
+    """What is wrong with a command line, and the value that came, which only the error of Pydantic behind it knows."""
+    message = error.format_message().rstrip(".")
+    came = [repr(each["input"]) for each in getattr(error.__context__, "errors", list)()]
+    return ", got ".join([message, *(value for value in came if value not in message)])
 
 
 def _guidance(text: str) -> tuple[float, float]:

@@ -199,6 +199,14 @@ def test_generate_refuses(run: Run, words: list[object], code: int, said: str) -
     assert not list(Path.cwd().iterdir())
 
 
+def test_a_value_of_another_kind_is_told(run: Run) -> None:
+    code, _, err = run("generate", "--num-frames", "many")
+    assert code == 2
+    assert "'--num-frames'" in err
+    assert "got 'many'" in err
+    assert_one_line(err)
+
+
 def _text(path: Path) -> None:
     path.write_text("this is no picture")
 

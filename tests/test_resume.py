@@ -317,5 +317,7 @@ def test_runs_are_listed_shown_and_pruned(command: Command, tmp_path: Path) -> N
     assert ("a.mp4" in pruned, "b.mp4" in pruned, "1 runs are left" in pruned) == (True, False, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4", "home"]
     assert command("runs", "show", "a.mp4")[0] == 2
+    with runs.Run(tmp_path / "home" / "runs" / listed["runs"][1]["name"]):
+        assert "which another process works on\nfreed 0 B; 1 runs are left" in command("runs", "prune", "b.mp4")[1]
     assert "b.mp4" in command("runs", "prune", "./b.mp4")[1]
     assert command("runs", "prune", "--all")[1] == "freed 0 B; 0 runs are left\n"

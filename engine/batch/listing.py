@@ -105,6 +105,8 @@ def _words(name: str, value: Any, place: Path) -> Iterator[str]:
     is_switch = NAMES[name].default is False
     if is_switch and str(value).lower() in ("true", "false"):
         yield from [flag] if str(value).lower() == "true" else []
+    elif isinstance(value, list | dict):
+        raise UsageError(f"field {name!r} is {json.dumps(value)}, expected text, a number, true or false")
     elif value not in (None, ""):
         yield f"{flag}={place / str(value) if name in PATHS else value}"
 

@@ -76,7 +76,9 @@ def prune(
     freed = 0
     for run in remove_runs(chosen):
         say(f"removed {run.name}, {in_words(sizes[run.name])}, of {run.record.output}")
-        freed += sizes[run.name]
+        freed += sizes.pop(run.name)
+    for name in sizes:
+        say(f"left {name}, which another process works on")
     say(f"freed {in_words(freed)}; {len(all_runs(runs_folder(run_dir)))} runs are left")
 
 

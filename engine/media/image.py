@@ -60,8 +60,8 @@ def _check_file(path: Path) -> None:
 
 
 def _unreadable(source: object, error: Exception) -> InputError:
-    why = str(error) or type(error).__name__
-    return InputError(f"image {source} cannot be read as a picture ({why}); give a JPEG or PNG")
+    why, name = str(error) or type(error).__name__, source if isinstance(source, Path) else "given"
+    return InputError(f"image {name} cannot be read as a picture ({why}); give a JPEG or PNG")
 
 
 def _opened(path: Path) -> "Image":

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -182,6 +183,13 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
 def test_transparency_lies_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (80, 80), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert np.asarray(load_image(tmp_path / "clear.png")).min() == 255
+
+
+def test_a_picture_without_a_file_is_called_given() -> None:
+    whole = BytesIO()
+    Image.effect_noise((80, 80), 50).save(whole, "PNG")
+    with Image.open(BytesIO(whole.getvalue()[:2000])) as half, pytest.raises(InputError, match="image given cannot be"):
+        load_image(half)
 
 
 def test_unusable_pictures_are_refused(tmp_path: Path) -> None:
