@@ -24,8 +24,9 @@ test: $(VENV)/.installed-dev  ## run the tests
 test-slow: $(VENV)/.installed-dev  ## run the tests that take minutes or gigabytes
 	$(BIN)/pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
-test-gpu: $(VENV)/.installed-dev  ## run the tests that need a CUDA device
-	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
+test-gpu: $(VENV)/.installed-dev  ## run the tests that need a CUDA device, and those of the kernels on it
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/pytest -m gpu $(PYTEST_ARGS)
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/pytest tests/kernels $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style and formatting
 	$(BIN)/ruff check .
