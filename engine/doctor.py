@@ -59,7 +59,7 @@ def build_options(there: tuple[Card, ...]) -> str:
         return ""
     if there[0].target in RTX_CARDS:
         return f" --backend tensorrt-rtx --target {there[0].target}"
-    return " --target cuda --precision fp16"
+    return " --backend inductor --precision fp16"
 
 
 def _cards() -> tuple[Card, ...]:

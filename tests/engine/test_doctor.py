@@ -95,7 +95,7 @@ def test_every_backend_is_tried() -> None:
 
 @pytest.mark.parametrize(
     ("capability", "options"),
-    [("8.9", "--backend tensorrt-rtx --target sm_89`"), ("9.0", "--target cuda --precision fp16`")],
+    [("8.9", "--backend tensorrt-rtx --target sm_89`"), ("9.0", "--backend inductor --precision fp16`")],
 )
 def test_build_line_for_the_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, options: str
