@@ -46,13 +46,17 @@ class Compile(Protocol):
 class Compiler(Protocol):
     """Makes engine files of one kind, in the first of its precisions by default.
 
-    `joins_targets`: one engine can be for several of its targets. `fp8_targets`: those that compute in FP8.
+    `joins_targets`: one engine can be for several of its targets.
     """
 
     targets: tuple[str, ...]
-    fp8_targets: tuple[str, ...]
     precisions: tuple[str, ...]
     joins_targets: bool
+
+    @property
+    def fp8_targets(self) -> tuple[str, ...]:
+        """Those of its targets that compute in FP8."""
+        ...
 
     def tools(self) -> dict[str, str]:
         """The versions of everything that shapes an engine or its parity."""
@@ -100,6 +104,6 @@ def find_compiler(backend: str, target: str, precision: str) -> Compiler:
             raise UsageError(f"{word} {value!r} cannot be built for {backend}; choose one of {', '.join(known)}")
     lacking = [part for part in targets if part not in compiler.fp8_targets]
     if precision == "fp8" and lacking:
-        able = ", ".join(compiler.fp8_targets)
-        raise UsageError(f"target {lacking[0]!r} has no FP8; choose of {able}, or another precision")
+        able = f"one of {', '.join(compiler.fp8_targets)}, or " if compiler.fp8_targets else ""
+        raise UsageError(f"target {lacking[0]!r} has no FP8; choose {able}another precision")
     return compiler

@@ -54,7 +54,6 @@ class InductorCompiler:
     """Compiles for this machine: host code is for its processor, device code for its card."""
 
     targets = DEVICES
-    fp8_targets = ("cuda",)
     precisions = ("fp32", "fp16", "fp8")
     joins_targets = False
 
@@ -63,6 +62,12 @@ class InductorCompiler:
         with suppress(PackageNotFoundError):
             found["triton"] = version("triton")
         return found if self.own_target() == "cpu" else found | {"stt2v-kernels": own_kernels()}
+
+    @property
+    def fp8_targets(self) -> tuple[str, ...]:
+        """A card, unless the one that is here is older than Ada."""
+        older = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9)
+        return () if older else ("cuda",)
 
     def own_target(self) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -32,3 +32,11 @@ def fetchable(tensor: Tensor) -> Tensor:
     dense = tensor.contiguous()
     aligned = dense if dense.data_ptr() % ALIGNMENT == 0 else dense.clone()
     return aligned.view(-1).view(tensor.shape)
+
+
+def has_shared_memory(tensor: Tensor, nbytes: int) -> bool:
+    """Whether a block of a kernel can have so much: Hopper's have 227 KiB, an RTX 40's or 50's 99."""
+    if not tensor.is_cuda:  # the interpreter has no limit
+        return True
+    card = torch.cuda.get_device_properties(tensor.device)
+    return nbytes <= int(card.shared_memory_per_block_optin)  # type: ignore[attr-defined]  # PyTorch's stubs lack it

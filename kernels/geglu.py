@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from stt2v.kernels.device import fetchable, packed, runs_triton
+from stt2v.kernels.device import fetchable, has_shared_memory, packed, runs_triton
 from stt2v.kernels.fp8 import TYPE
 
 
@@ -26,6 +26,11 @@ class Tiling:
     warps: int = 4
     stages: int = 3
 
+    @property
+    def shared_bytes(self) -> int:
+        """What it takes of the shared memory of a block, at most."""
+        return self.stages * (self.rows + 2 * self.columns) * self.depth
+
 
 DEFAULT = Tiling()
 """Two blocks fit a multiprocessor, so that one multiplies while the other is at the gates."""
@@ -35,8 +40,9 @@ LONG = 2048  # bytes of a row, from which on a sum is
 
 
 def tiling_for(x: Tensor) -> Tiling:
-    """The faster of the two on an H100 (`bench/RESULTS.md`); x: [..., K]."""
-    return DEEP if x.shape[-1] * x.element_size() > LONG else DEFAULT
+    """The faster of the two on an H100 (`bench/RESULTS.md`) that a card has the shared memory for; x: [..., K]."""
+    long = x.shape[-1] * x.element_size() > LONG
+    return DEEP if long and has_shared_memory(x, DEEP.shared_bytes) else DEFAULT
 
 
 def geglu_reference(

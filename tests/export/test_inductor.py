@@ -27,6 +27,7 @@ from stt2v.engine.manifest import read_manifest
 from stt2v.engine.models import find_model
 from stt2v.engine.reference import read_reference
 from stt2v.export.build import BuiltSet, build_engine_set
+from stt2v.export.compilers import find_compiler
 from stt2v.export.inductor_builder import Job
 from stt2v.export.recipes import recipe_for
 from stt2v.export.to_inductor import InductorCompiler
@@ -84,6 +85,16 @@ def test_other_kernels_of_ours_make_sets_of_cards_stale(tmp_path: Path, monkeypa
     (tmp_path / "gemm.py").write_text("ROWS = 128\n")
     assert len({each["stt2v-kernels"] for each in (before, after, compiler.tools())}) == 3
     assert before == compiler.tools() | {"stt2v-kernels": before["stt2v-kernels"]}
+
+
+def test_cards_before_ada_have_no_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_compiler("inductor", "cuda", "fp8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    with pytest.raises(UsageError, match="target 'cuda' has no FP8; choose another precision"):
+        find_compiler("inductor", "cuda", "fp8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    assert find_compiler("inductor", "cuda", "fp8")
 
 
 def test_is_in_parity_and_loads_without_compiling(built: BuiltSet) -> None:

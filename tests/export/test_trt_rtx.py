@@ -265,5 +265,5 @@ def test_fp8(tmp_path: Path, target: str) -> None:
 
 
 def test_fp8_needs_a_card_that_has_it() -> None:
-    with pytest.raises(UsageError, match="target 'sm_86' has no FP8; choose of sm_89, sm_120, sm_121, or another"):
+    with pytest.raises(UsageError, match="target 'sm_86' has no FP8; choose one of sm_89, sm_120, sm_121, or another"):
         find_compiler("tensorrt-rtx", "sm_86+sm_89", "fp8")

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stt2v.kernels import (
     attention,
@@ -85,6 +87,15 @@ def test_geglu_at_ragged_sizes(rows: tuple[int, ...], depth: int, width: int, dt
     weight = (random(2 * width, depth, dtype=torch.float32, seed=1) / depth**0.5).to(dtype)
     bias = random(2 * width, dtype=dtype, seed=2)
     assert rel(geglu.geglu(x, weight, bias), geglu.geglu_reference, x, weight, bias) < TYPES[dtype]
+
+
+@pytest.mark.parametrize(("shared", "tiling"), [(227 << 10, geglu.DEEP), (99 << 10, geglu.DEFAULT)])
+def test_tiles_of_geglu_fit_the_card(shared: int, tiling: geglu.Tiling, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(shared_memory_per_block_optin=shared)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    with FakeTensorMode():
+        assert geglu.tiling_for(torch.empty(8, 1280, dtype=torch.float16, device="cuda")) == tiling
+        assert geglu.tiling_for(torch.empty(8, 640, dtype=torch.float16, device="cuda")) == geglu.DEFAULT
 
 
 def test_gelu_everywhere() -> None:
