@@ -194,9 +194,7 @@ def lower(
         from torch.export.passes import move_to_device_pass
 
         exported = move_to_device_pass(exported, target)
-    program = put_shares_into_weights(flat_maps(work_out(flatten(exported))))
-    put_shifts_into_biases(program.module)
-    program = join_layers(compose_layers(merge_ends(program)))
+    program = simplified(flatten(exported))
     counts: dict[str, int] = {}
     kept: tuple[str, ...] = ()
     if is_for_fp8(program):
@@ -206,13 +204,26 @@ def lower(
         program, found = quantise(program, kept)
         counts |= found
     if target == "cuda":
-        from stt2v.export.epilogues import put_epilogues  # needs Triton, which comes with PyTorch for CUDA only
-        from stt2v.export.kernel_pass import put_kernels
-
         torch.cuda.empty_cache()  # of what was tried
-        counts |= put_kernels(program.module) | put_epilogues(program.module)
-        leave_biases_to_sums(program.module)
+        counts |= put_in_kernels(program.module)
     return program, counts, kept
+
+
+def simplified(program: FlatProgram) -> FlatProgram:
+    """`program` by fewer operations, for any device; what it computes stays the same."""
+    program = put_shares_into_weights(flat_maps(work_out(program)))
+    put_shifts_into_biases(program.module)
+    return join_layers(compose_layers(merge_ends(program)))
+
+
+def put_in_kernels(module: torch.fx.GraphModule) -> Mapping[str, int]:
+    """Change `module`, of a simplified program, for a GPU. Returns how often each rewrite was made."""
+    from stt2v.export.epilogues import put_epilogues  # needs Triton, which comes with PyTorch for CUDA only
+    from stt2v.export.kernel_pass import put_kernels
+
+    counts = put_kernels(module) | put_epilogues(module)
+    leave_biases_to_sums(module)
+    return counts
 
 
 def own_kernels() -> str:

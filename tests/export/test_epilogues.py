@@ -10,16 +10,13 @@ from torch.nn import functional
 from triton import knobs
 
 from stt2v.export.capture import exported_from_graph
-from stt2v.export.epilogues import put_epilogues
-from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import FlatProgram, flatten
 from stt2v.export.fp8 import KINDS, quantise
 from stt2v.export.graph import Graph
-from stt2v.export.kernel_pass import put_kernels
 from stt2v.export.models.video_blocks import VideoResBlock, temporal_conv
 from stt2v.export.precision import TYPES, in_type
 from stt2v.export.shares import put_shares_into_weights
-from stt2v.export.shifts import put_shifts_into_biases
+from stt2v.export.to_inductor import put_in_kernels, simplified
 
 aten = torch.ops.aten
 
@@ -61,12 +58,11 @@ def rewritten(network: nn.Module, precision: str = "fp16") -> tuple[fx.GraphModu
         nn.init.normal_(parameter, std=0.1)
     x = torch.randn(6, 32, 8, 12)
     graph = Graph("network", network, {"x": x}, ("y",))
-    program = put_shares_into_weights(flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision])))))
-    put_shifts_into_biases(program.module)
+    program = simplified(flatten(exported_from_graph(in_type(graph, TYPES[precision]))))
     if precision == "fp8":
         program, _ = quantise(program, fewest=dict.fromkeys(KINDS, 1))
-    put_kernels(program.module)
-    counts = put_epilogues(program.module)
+    found = put_in_kernels(program.module)
+    counts = {name: found[name] for name in ("sums", "moments")}
     with torch.no_grad():
         (actual,), expected = program.module(*program.weights.values(), x), network(x)
     return program.module, counts, float((actual - expected).norm() / expected.norm())

@@ -18,22 +18,18 @@ from stt2v.engine.models import find_model
 from stt2v.export import fp8, sensitivity
 from stt2v.export.biases import leave_biases_to_sums
 from stt2v.export.capture import exported_from_graph
-from stt2v.export.chains import compose_layers
-from stt2v.export.epilogues import put_epilogues
 from stt2v.export.flat_maps import flat_maps
 from stt2v.export.flat_program import flatten
 from stt2v.export.fp8 import KINDS, layers, quantise
 from stt2v.export.graph import Graph, GraphMaker
 from stt2v.export.inductor_builder import maps_apart_from_tokens
-from stt2v.export.kernel_pass import REWRITES, put_kernels
+from stt2v.export.kernel_pass import REWRITES
 from stt2v.export.precision import TYPES, in_type
 from stt2v.export.recipes import recipe_for
 from stt2v.export.reference import seeded_inputs
 from stt2v.export.sensitivity import sensitive_layers
-from stt2v.export.shares import put_shares_into_weights
 from stt2v.export.shifts import put_shifts_into_biases
-from stt2v.export.side_by_side import join_layers
-from stt2v.export.transformer_ends import merge_ends
+from stt2v.export.to_inductor import put_in_kernels, simplified
 
 
 @pytest.fixture(autouse=True)
@@ -49,15 +45,11 @@ def tiny() -> Mapping[str, GraphMaker]:
 
 def run(graph: Graph, precision: str) -> tuple[list[Tensor], Mapping[str, int]]:
     """The outputs of what would be compiled for a GPU, and how often each rewrite was made."""
-    flat = flat_maps(flatten(exported_from_graph(in_type(graph, TYPES[precision]))))
-    program, counts = put_shares_into_weights(flat), dict[str, int]()
-    put_shifts_into_biases(program.module)
-    program = join_layers(compose_layers(merge_ends(program)))
+    program, counts = simplified(flatten(exported_from_graph(in_type(graph, TYPES[precision])))), dict[str, int]()
     if precision == "fp8":
-        program, counts = quantise(program, fewest=dict.fromkeys(KINDS, 1))
-    counts |= put_kernels(program.module)
-    put_epilogues(program.module)
-    leave_biases_to_sums(program.module)
+        program, found = quantise(program, fewest=dict.fromkeys(KINDS, 1))
+        counts |= found
+    counts |= put_in_kernels(program.module)
     inputs = [torch.from_numpy(array) for array in seeded_inputs(graph).values()]
     with torch.no_grad():
         return list(program.module(*program.weights.values(), *inputs)), counts
@@ -80,7 +72,7 @@ def test_maps_leave_the_program_as_it_is(tiny: Mapping[str, GraphMaker]) -> None
 
 def counted(**found: int) -> Mapping[str, int]:
     """How often each rewrite was made: those not `found`, never."""
-    return dict.fromkeys((rewrite.__name__ for rewrite in REWRITES.values()), 0) | found
+    return dict.fromkeys((*(rewrite.__name__ for rewrite in REWRITES.values()), "sums", "moments"), 0) | found
 
 
 @pytest.mark.parametrize(
@@ -315,14 +307,14 @@ def block() -> Graph:
 def test_half_precision_takes_convolutions_over_frames() -> None:
     graph = block()
     actual, found = run(graph, "fp16")
-    assert found == counted(norms=1, gates=1, convolutions=1)
+    assert found == counted(norms=1, gates=1, convolutions=1, sums=1)
     assert worst(graph, actual) < 2e-3
 
 
 def test_fp8_takes_convolutions_and_linears() -> None:
     graph = block()
     actual, found = run(graph, "fp8")
-    assert found == counted(fp8_linears=2, fp8_convolutions=2, norms=1, gates=1)
+    assert found == counted(fp8_linears=2, fp8_convolutions=2, norms=1, gates=1, sums=2)
     assert 0.01 < worst(graph, actual) < 0.05
 
 
