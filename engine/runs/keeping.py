@@ -61,7 +61,7 @@ class Keeping:
                 yield run
             return
         with self._kept(self._begun(how.request, how.output, how.shared, how.origin)) as run:
-            with Run(how.kept.directory) as other:
+            with Run(how.kept.directory, shared=True) as other:
                 _check_shared(other, how.shared)
                 for unit in _units_shared(how, other):
                     run.adopt(unit, other)

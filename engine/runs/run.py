@@ -28,20 +28,21 @@ def unwatched(unit: str) -> None:
 class Run(Closing):
     """The units of one run. Units are named by their file, relative to `directory`.
 
-    Only one process works on a run: it holds a lock from here until `close`. Units whose file is missing or was
-    changed count as not finished. Several threads may make units at once. `on_unit` is called after each one that is
-    finished or that a thread is about to finish, and may stop the run by raising.
+    Only one process works on a run: it holds a lock from here until `close`. With `shared` it only takes units over,
+    as others may at the same time. Units whose file is missing or was changed count as not finished. Several threads
+    may make units at once. `on_unit` is called after each one that is finished or that a thread is about to finish, and
+    may stop the run by raising.
 
     Raises UsageError when another process works on the run.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, shared: bool = False) -> None:
         self.directory = directory
         self.on_unit: Callable[[str], None] = unwatched
         self._noting = threading.Lock()
-        self._lock = locked(directory / LOCK, f"run {directory}")
+        self._lock = locked(directory / LOCK, f"run {directory}", shared)
         for left in directory.rglob(f"{PART}*"):  # by a process that was killed
-            left.unlink()
+            left.unlink(missing_ok=True)
         with pausing(directory):
             self._journal = Journal(directory / JOURNAL)
         self._finished = {unit for unit, entry in self._journal.entries.items() if self._is_intact(entry)}
@@ -162,14 +163,14 @@ def scratch_run() -> Iterator[Run]:
         yield run
 
 
-def locked(path: Path, what: str) -> IO[bytes]:
-    """A lock on the file `path`, which is made where it is missing, until it is closed.
+def locked(path: Path, what: str, shared: bool = False) -> IO[bytes]:
+    """A lock on the file `path`, which is made where it is missing, until it is closed; shared with others like it.
 
     Raises UsageError when another process holds it, OSError.
     """
     file = path.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise UsageError(f"{what} is being worked on by another process; wait for it or stop it") from None

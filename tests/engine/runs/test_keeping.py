@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stt2v.engine.errors import UsageError
 from stt2v.engine.film import STILL
 from stt2v.engine.progress import Silent
 from stt2v.engine.record import Origin
@@ -15,6 +16,7 @@ from stt2v.engine.runs.folder import all_runs
 from stt2v.engine.runs.interrupt import Interrupt
 from stt2v.engine.runs.keeping import Keeping
 from stt2v.engine.runs.resume import Resumption
+from stt2v.engine.runs.run import Run
 from stt2v.engine.session import Session
 
 pytest.importorskip("onnxruntime")
@@ -47,6 +49,8 @@ def test_a_take_has_the_chunks_and_the_still(
                 path.write_bytes(b"pixels")
     (kept,) = all_runs(tmp_path)
     take = Resumption(kept, replace(REQUEST, image=image), tmp_path / "two.mp4", shared, Origin(), otherwise=True)
-    with keeping.resumed(take) as run:
+    with pytest.raises(UsageError, match="worked on by another process"), Run(kept.directory), keeping.resumed(take):
+        pass
+    with Run(kept.directory, shared=True), keeping.resumed(take) as run:  # as while another take is begun
         assert run.finished() == units
         assert all(run.path(unit).samefile(kept.directory / unit) for unit in units)
