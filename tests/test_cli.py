@@ -1,5 +1,6 @@
 """The command line: what it makes, what it says when it cannot, and what it leaves behind."""
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 import stt2v
 from stt2v import cli
+from stt2v.engine.commands.output import say
 from stt2v.engine.errors import Stt2vError, UsageError
 from stt2v.engine.runs.restart import SCRIPT
 
@@ -84,6 +86,17 @@ def test_where_no_server_starts(words: list[str], said: str, run: Run) -> None:
     assert (code, out) == (2, "")
     assert said in err
     assert_one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("utf-8", "caf\\udce9/Kätzchen.mp4\n"), ("ascii", "caf\\udce9/K\\xe4tzchen.mp4\n")]
+)
+def test_any_name_can_be_printed_and_is_read_at_once(encoding: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding=encoding) as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        say(os.fsdecode(b"caf\xe9/K\xc3\xa4tzchen.mp4"))
+        assert written.getvalue().decode(encoding) == said
 
 
 def test_public_names_are_found() -> None:

@@ -19,8 +19,15 @@ class Report(Protocol):
 
 
 def say(line: str) -> None:
-    """Print one line."""
-    sys.stdout.write(f"{line}\n")
+    """Print one line, which whoever reads it gets at once.
+
+    What the output cannot spell, such as the name of a file that is no text, is escaped.
+    """
+    try:
+        sys.stdout.write(f"{line}\n")
+    except UnicodeEncodeError as error:
+        sys.stdout.write(f"{line}\n".encode(error.encoding, "backslashreplace").decode(error.encoding))
+    sys.stdout.flush()
 
 
 def say_json(value: dict[str, Any]) -> None:
