@@ -5,14 +5,17 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from stt2v.engine.errors import EngineSetError
+from stt2v.engine.errors import EngineSetError, UsageError
 
 KEY, KEY_BYTES = "key", 32
 
 
 def home() -> Path:
-    """The folder of everything stt2v keeps: `STT2V_HOME`, by default `~/.cache/stt2v`."""
-    return Path(os.environ.get("STT2V_HOME") or Path.home() / ".cache" / "stt2v")
+    """The folder of everything stt2v keeps: `STT2V_HOME`, by default `~/.cache/stt2v`. Raises UsageError for none."""
+    try:
+        return Path(os.environ.get("STT2V_HOME") or Path.home() / ".cache" / "stt2v")
+    except RuntimeError as error:
+        raise UsageError("this user has no home folder; set STT2V_HOME to the folder of what is kept") from error
 
 
 def private_folder(path: Path) -> Path:

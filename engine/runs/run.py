@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from stt2v.engine.backends.base import Closing
-from stt2v.engine.errors import StoppedError, UsageError
+from stt2v.engine.errors import OutputError, StoppedError, UsageError
 from stt2v.engine.manifest import hash_file
 from stt2v.engine.media.whole import sync
 from stt2v.engine.runs.journal import Entry, Journal
@@ -166,7 +166,7 @@ def scratch_run() -> Iterator[Run]:
 def locked(path: Path, what: str, shared: bool = False) -> IO[bytes]:
     """A lock on the file `path`, which is made where it is missing, until it is closed; shared with others like it.
 
-    Raises UsageError when another process holds it, OSError.
+    Raises UsageError when another process holds it, OutputError where there are no locks, OSError.
     """
     file = path.open("ab")
     try:
@@ -174,6 +174,11 @@ def locked(path: Path, what: str, shared: bool = False) -> IO[bytes]:
     except BlockingIOError:
         file.close()
         raise UsageError(f"{what} is being worked on by another process; wait for it or stop it") from None
+    except OSError as error:
+        file.close()
+        raise OutputError(
+            f"{what} cannot be locked, its file system has no locks ({error.strerror}); choose a place on another one"
+        ) from error
     return file
 
 

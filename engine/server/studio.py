@@ -1,6 +1,7 @@
 """A studio: the queue, the workers and everything else of a server that is not about HTTP."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from anyio import CapacityLimiter
 
 from stt2v.engine.errors import UsageError
 from stt2v.engine.home import home
-from stt2v.engine.machine import cards
+from stt2v.engine.machine import Card, cards
 from stt2v.engine.server.attendant import Attendant
 from stt2v.engine.server.board import Board
 from stt2v.engine.server.estimate import Estimate
@@ -22,6 +23,8 @@ from stt2v.engine.server.offers import Offer, Planner, find_offers
 from stt2v.engine.server.ticket import ENDED, Ticket
 from stt2v.engine.server.video_queue import VideoQueue
 from stt2v.engine.server.worker import OpenSession, Task, open_session
+
+logger = logging.getLogger(__name__)
 
 DECODERS = 2  # pictures that are read at once: each takes some hundred megabytes
 
@@ -148,10 +151,17 @@ def _working(studio: Studio) -> Iterator[None]:
 def visible_cards() -> list[str | None]:
     """A card for each worker, as CUDA_VISIBLE_DEVICES names it; [None] for one worker on the processor."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = (
-        [str(index) for index in range(len(cards()))] if named is None else [name for name in named.split(",") if name]
-    )
-    return [*found] or [None]
+    if named is None:
+        return [*map(str, range(len(_cards())))] or [None]
+    return [name for name in named.split(",") if name] or [None]
+
+
+def _cards() -> tuple[Card, ...]:
+    try:
+        return cards()
+    except OSError as error:
+        logger.warning("%s; until then videos are made on the processor", error)
+        return ()
 
 
 @contextmanager

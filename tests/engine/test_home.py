@@ -1,10 +1,11 @@
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from stt2v.engine.errors import EngineSetError
+from stt2v.engine.errors import EngineSetError, UsageError
 from stt2v.engine.home import KEY, find_key, home, make_key
 
 
@@ -21,6 +22,14 @@ def test_key_is_made_once_and_for_this_user_alone() -> None:
     assert stat.S_IMODE(home().stat().st_mode) == 0o700
     assert stat.S_IMODE((home() / KEY).stat().st_mode) == 0o600
     assert [path.name for path in home().iterdir()] == [KEY]
+
+
+def test_without_a_home_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STT2V_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(UsageError, match="set STT2V_HOME"):
+        home()
 
 
 def test_many_at_once_agree() -> None:

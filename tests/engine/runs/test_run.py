@@ -1,6 +1,8 @@
 """Runs and their journals: what counts as finished after a crash, a torn line, a changed file, a full disk."""
 
 import errno
+import fcntl
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stt2v.engine.errors import StoppedError, UsageError
+from stt2v.engine.errors import OutputError, StoppedError, UsageError
 from stt2v.engine.runs import run as runs
 from stt2v.engine.runs.journal import Entry, Journal
 from stt2v.engine.runs.run import Run
@@ -73,6 +75,15 @@ def test_units_are_there_when_a_run_is_opened_again(tmp_path: Path) -> None:
 def test_only_one_process_works_on_a_run(run: Run) -> None:
     with pytest.raises(UsageError, match="another process"):
         Run(run.directory)
+
+
+def test_where_a_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OutputError, match=r"has no locks \(No locks available\); choose"):
+        Run(tmp_path)
 
 
 def test_units_are_shared_between_runs(run: Run, tmp_path: Path) -> None:
