@@ -1,6 +1,5 @@
 """What this machine can run, and why not."""
 
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +12,7 @@ from stt2v.engine.engine_set import declared_model
 from stt2v.engine.errors import BackendError, EngineSetError, Stt2vError
 from stt2v.engine.home import find_key, home
 from stt2v.engine.inventory import StoredSet, inventory
-from stt2v.engine.machine import Card, cards, free_disk, host_memory, installed
+from stt2v.engine.machine import Card, cards, free_disk, host_memory, installed, processors
 from stt2v.engine.manifest import read_manifest
 from stt2v.engine.models import MODELS
 from stt2v.engine.size import in_words
@@ -40,7 +39,7 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Everything worth knowing about this machine. Raises nothing: what is missing is a finding."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding("processor", "ok", f"{os.cpu_count()} cores, {in_words(host_memory())} of memory")
+    yield Finding("processor", "ok", f"{processors()} cores, {in_words(host_memory())} of memory")
     yield _gpu()
     yield _onnxruntime()
     for backend in BACKENDS:

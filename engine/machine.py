@@ -1,4 +1,4 @@
-"""What this machine has: memory, disk, graphics cards, Python distributions."""
+"""What this machine has: processors, memory, disk, graphics cards, Python distributions."""
 
 import csv
 import importlib.metadata
@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_LIMIT, CGROUP_SHARE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,18 @@ def host_memory() -> int:
     with suppress(OSError, ValueError):  # no such limit, or "max"
         memory = min(memory, int(CGROUP_LIMIT.read_text()))
     return memory
+
+
+def processors() -> int:
+    """How many processors this program can keep busy: those it may run on, or the container's share of their time.
+
+    With more threads than that, a container is stopped for the rest of each period once they have used its share up.
+    """
+    count = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # no such limit, or "max"
+        quota, period = map(int, CGROUP_SHARE.read_text().split())
+        count = min(count, max(1, -(-quota // period)))
+    return count
 
 
 def resident_memory() -> int:

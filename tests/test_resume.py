@@ -291,7 +291,7 @@ def test_resuming_refuses_what_would_change_the_video(command: Command, monkeypa
         assert (code, said in err) == (2, True), err
     assert "no run of" in command("generate", "--resume", "other.mp4")[2]
     assert "add --resume" in command(*made, "--from-chunk", 1)[2]
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(99))
+    monkeypatch.setattr("stt2v.engine.runs.environment.processors", lambda: 99)
     for words in ((), ("--num-frames", 3, "-o", "long.mp4")):
         code, _, err = command("generate", "--resume", "out.mp4", *words)
         assert code == 2

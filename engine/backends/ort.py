@@ -15,7 +15,7 @@ from stt2v.engine.backends.cuda import cuda_runtime, first_card, free_bytes
 from stt2v.engine.backends.host import check_inputs, host_inputs
 from stt2v.engine.backends.memory import DeviceMeter, HostMeter, Meter
 from stt2v.engine.errors import BackendError, OutOfMemoryError, UsageError
-from stt2v.engine.machine import installed
+from stt2v.engine.machine import installed, processors
 from stt2v.engine.spec import EngineSpec, TensorSpec
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
@@ -146,7 +146,7 @@ def session_options() -> Any:
     Without the arena a run peaks about a third lower and gives its memory back, for about a tenth of its speed.
     """
     options = runtime().SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = processors()
     options.inter_op_num_threads = 1
     options.execution_mode = runtime().ExecutionMode.ORT_SEQUENTIAL
     options.enable_cpu_mem_arena = False

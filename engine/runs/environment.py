@@ -1,10 +1,9 @@
 """What of this machine shapes the bits of a video beside its settings and its engines."""
 
-import os
 from pathlib import Path
 from typing import Final
 
-from stt2v.engine.machine import installed
+from stt2v.engine.machine import installed, processors
 
 COMPUTING: Final = ("numpy", "pillow", "av")
 BY_BACKEND: Final = {
@@ -20,7 +19,7 @@ def environment(backend: str) -> dict[str, str | int]:
     """The versions of what computes, the processor, and how many of its threads there are."""
     names = (*COMPUTING, *BY_BACKEND.get(backend, ()))
     versions = {name: found for name in names if (found := installed(name))}
-    return {**versions, "processor": _processor(), "threads": len(os.sched_getaffinity(0))}
+    return {**versions, "processor": _processor(), "threads": processors()}
 
 
 def _processor() -> str:

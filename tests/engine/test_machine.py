@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 
 from stt2v.engine import machine
 from stt2v.engine.duration import in_time
-from stt2v.engine.machine import Card, cards, free_disk, host_memory
+from stt2v.engine.machine import Card, cards, free_disk, host_memory, processors
 from stt2v.engine.size import in_words
 
 
@@ -41,6 +42,18 @@ def test_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert host_memory() >= whole
     limit.write_text("4096000\n")
     assert host_memory() == 4096000
+
+
+@pytest.mark.parametrize(
+    ("share", "count"),
+    [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("900000 100000", 8), ("", 8)],
+)
+def test_processors_of_a_container(share: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(machine, "CGROUP_SHARE", tmp_path / "cpu.max")
+    assert processors() == 8
+    (tmp_path / "cpu.max").write_text(f"{share}\n")
+    assert processors() == count
 
 
 def test_free_disk_of_what_is_not_there_yet(tmp_path: Path) -> None:
