@@ -36,10 +36,17 @@ def in_type(graph: Graph, dtype: torch.dtype) -> Graph:
     """`graph` with its network, which takes and gives what it did, in `dtype`."""
     narrowed = _narrowed(graph.module, dtype)
     if not graph.casts:
-        network = narrowed.network if isinstance(narrowed, Step | Half) else narrowed
+        network = _network(narrowed)
         network.register_forward_pre_hook(functools.partial(_inputs_to, dtype), with_kwargs=True)
         network.register_forward_hook(_outputs_to_float)
     return replace(graph, module=narrowed)
+
+
+def _network(module: Any) -> nn.Module:
+    """The network of a step, or else all of `module`."""
+    step = module.one if isinstance(module, SingleStep) else module
+    network: nn.Module = step.network if isinstance(step, Step | Half) else step
+    return network
 
 
 def _narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
