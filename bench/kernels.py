@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from stt2v.bench.timing import Ceilings, Timing, device_name, measure_ceilings, recorded, time_calls
+from stt2v.export.token_sums import WIDEST
 from stt2v.kernels.attention import attention_reference, long_attention, short_attention
 from stt2v.kernels.convolution import convolution, convolution_reference
 from stt2v.kernels.fp8 import LARGEST, TYPE, fp8_product, quantised_rows
 from stt2v.kernels.geglu import geglu, geglu_reference
 from stt2v.kernels.group_norm import apply_factors, group_factors, group_norm_reference
+from stt2v.kernels.linear import linear, linear_reference
 from stt2v.kernels.moments import moments
 
 Function = Callable[..., Any]
@@ -26,7 +28,8 @@ CALLS = 20
 class Case:
     """One kernel at one size: ways to run it by name, its reference, and the least work it can be.
 
-    `operations` and `moved` (bytes, each input read once and each output written once) give the floor.
+    `operations` and `moved` (bytes, each input read once and each output written once), both in half precision, give
+    the floor.
     """
 
     name: str
@@ -40,7 +43,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a case; rel is against the reference in float64 on a slice, or float32 where it is large."""
+    """What came of a case; rel is against the reference in float32.
+
+    Times in milliseconds. eager, compiled and floor are of half precision, and teraflops and gigabytes (a second) are
+    by its work: FP8 may well be below such a floor.
+    """
 
     name: str
     size: str
@@ -100,7 +107,8 @@ def _measure(case: Case, device: str, ceilings: Ceilings) -> Iterator[Row]:
     eager = time_calls(recorded(lambda: case.reference(*case.arguments), device), device, CALLS)
     by_compiler = time_calls(recorded(lambda: compiled(*case.arguments), device), device, CALLS)
     floor = max(case.operations / ceilings.teraflops / 1e9, case.moved / ceilings.gigabytes / 1e6)
-    expected = case.reference(*(tensor.float() for tensor in case.arguments))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 has the error of half precision
+        expected = case.reference(*(tensor.float() for tensor in case.arguments))
     for name, function in case.functions.items():
         rel = float((function(*case.arguments).float() - expected).norm() / expected.norm())
         time = time_calls(recorded(functools.partial(function, *case.arguments), device), device, CALLS)
@@ -125,6 +133,8 @@ def cases(device: str) -> Iterator[Case]:
         yield taps(make, "frames", 2, channels, frames, pixels, (3, 1))
         tokens = 2 * frames * pixels
         yield gates(make, tokens, channels)
+        if channels <= WIDEST:
+            yield ending(make, frames, pixels, channels)
         heads = channels // 64
         yield attention(make, "frames", short_attention, 2 * pixels, heads, frames, frames)
         yield attention(make, "CAM", short_attention, 2 * pixels, heads, frames, 7)
@@ -183,6 +193,28 @@ def gates(make: Function, tokens: int, channels: int) -> Case:
     moved = x.nbytes + weight.nbytes + tokens * inner * x.element_size()
     operations = 4.0 * tokens * channels * inner
     return Case("geglu", f"{tokens}x{channels}", functions, geglu_reference, (x, weight, bias), operations, moved)
+
+
+def ending(make: Function, frames: int, pixels: int, channels: int) -> Case:
+    """The end of a transformer over frames: two layers of tokens, [2, P, F, K], added to maps, [2, F, P, C]."""
+    inner = 4 * channels
+    x, more = (make(2, pixels, frames, size).transpose(1, 2) for size in (inner, channels))
+    weight, more_weight = (make(channels, size) / size**0.5 for size in (inner, channels))
+    bias, residual = make(channels), make(2, frames, pixels, channels)
+
+    def function(*tensors: Tensor) -> Tensor:
+        x, weight, bias, residual, *more = tensors
+        out: Tensor = linear(x, weight, bias, residual, None, *more)
+        return out
+
+    def reference(*tensors: Tensor) -> Tensor:
+        x, weight, bias, residual, *more = tensors
+        return linear_reference(x, weight, bias, residual, None, *more)
+
+    tensors = (x, weight, bias, residual, more, more_weight)
+    moved = sum(tensor.nbytes for tensor in tensors) + residual.nbytes
+    operations = 2.0 * residual.numel() * (inner + channels)
+    return Case("linear_sum", f"{list(residual.shape)}", {"": function}, reference, tensors, operations, moved)
 
 
 def attention(

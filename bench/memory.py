@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -81,5 +82,7 @@ def measure_memory(
                 rows.append(Limited(vram, run))
             except Stt2vError as error:
                 rows.append(Limited(vram, None, str(error)))
+            except BrokenProcessPool:
+                rows.append(Limited(vram, None, "its process was ended without a word; most likely memory ran out"))
         progress.advance("bench")
     return MemoryReport(model, tuple(rows))

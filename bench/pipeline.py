@@ -1,6 +1,5 @@
 """A whole run, from the request to the MP4: how long each stage took beside what the plan said it would."""
 
-import resource
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from stt2v.engine.run_costs import run_cost
 from stt2v.engine.session import Session
 from stt2v.engine.size import in_words
 from stt2v.engine.videos import generate_video
+from stt2v.export.child import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def measure_pipeline(
         tuple(StageTimes(stage.stage, stage.seconds, taken[stage.stage]) for stage in planned.stages),
         time.monotonic() - began,
         planned.host_bytes,
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_bytes(),
         max(stage.bytes for stage in planned.stages),
         _card_bytes(),
     )

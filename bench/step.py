@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.linalg import norm
 
@@ -66,11 +67,11 @@ class StepReport:
 
     def _line(self, row: Row) -> str:
         if row.result is None:
-            return f"  {row.graph} {row.variant}: {(row.problem or '').strip().splitlines()[-1]}"
+            return f"  {row.graph} {row.variant}: {_last_line(row.problem)}"
         time, ratio = row.result.timing, self.ratio(row)
         words = f"{time.median:.1f} ms ({time.fastest:.1f} to {time.slowest:.1f} of {time.calls})"
         words += f", {ratio:.2f}x of {BASELINE}" if ratio else ""
-        words += f", rel {row.rel:.1e}" if row.rel is not None else ""
+        words += f", rel {row.rel:.1e}" if row.rel is not None else f", rel not known ({_last_line(row.problem)})"
         gib = (row.result.peak_bytes - row.result.weight_bytes) / 2**30
         words += f", {gib:.1f} GiB of activations" if row.result.peak_bytes else ""
         return f"  {row.graph} {row.variant}: {words}, ready in {row.result.prepare_seconds:.0f} s"
@@ -170,10 +171,15 @@ class _Worker:
         return outcome
 
 
+def _last_line(problem: str | None) -> str:
+    """Of a traceback, what went wrong."""
+    return ["", *(problem or "").strip().splitlines()][-1]
+
+
 def _row(graph: str, variant: str, outcome: Result | str, reference: Outputs | str) -> Row:
     if not isinstance(outcome, Result):
         return Row(graph, variant, problem=outcome)
     if isinstance(reference, str):
         return Row(graph, variant, outcome, problem=reference)
-    rel = max(float(norm(a - b) / norm(b)) for a, b in zip(outcome.outputs, reference, strict=True))
-    return Row(graph, variant, outcome, rel)
+    rels = [norm(a - b) / norm(b) for a, b in zip(outcome.outputs, reference, strict=True)]
+    return Row(graph, variant, outcome, float(np.max(rels)))  # NaN where any is

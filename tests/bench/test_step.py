@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from stt2v.bench.step import Row, StepReport, measure_step
+from stt2v.bench.step import Row, StepReport, _row, measure_step
 from stt2v.bench.timing import Ceilings, Timing
 from stt2v.bench.worker import READY, Result, serve
 from stt2v.engine.errors import UsageError
@@ -35,6 +35,20 @@ def test_report_is_in_ratios_of_the_baseline() -> None:
     assert "300.0 ms (299.0 to 301.0 of 10), 3.00x of eager, rel 1.0e-03, 2.0 GiB" in fp16
     assert fp8.endswith("OutOfMemoryError: too large")
     assert [row["ratio"] for row in json.loads(json.dumps(REPORT.to_json()))["rows"]] == [1.0, 3.0, None]
+
+
+def test_an_output_that_is_nan_shows_whichever_it_is() -> None:
+    good, bad = np.ones(2, np.float32), np.full(2, np.nan, np.float32)
+    result = Result((good, bad), Timing(1.0, 1.0, 1.0, 10), 0.0, 0, 0, {})
+    row = _row("step", "fp16", result, (good, good))
+    assert "rel nan" in StepReport("tiny", "a machine", "2.13.0", Ceilings(1.0, 1.0), (row,)).lines()[1]
+
+
+def test_a_reference_that_failed_says_why() -> None:
+    result = Result((np.ones(2, np.float32),), Timing(1.0, 1.0, 1.0, 10), 0.0, 0, 0, {})
+    failed = _row("step", "fp16", result, "Traceback\nOutOfMemoryError: too large")
+    *_, line = StepReport("tiny", "a machine", "2.13.0", Ceilings(1.0, 1.0), (failed,)).lines()
+    assert "rel not known (OutOfMemoryError: too large)" in line
 
 
 def test_variant_that_is_not_known() -> None:
