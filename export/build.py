@@ -132,7 +132,7 @@ class EngineSetBuild:
         Raises ExportError for graphs that cannot be compiled or are not in parity, once all others are done;
         StoppedError when it was stopped, or something is left to do, and can go on.
         """
-        self._check_names(only)
+        self.check_names(only)
         told = self.builder.progress
         with build_lock(self.directory, lambda: told.note(f"waiting for another build of {self.directory} to end")):
             found = self.survey()
@@ -148,7 +148,8 @@ class EngineSetBuild:
         for reason in found.reasons:
             self.builder.progress.note(f"building: {reason}")
 
-    def _check_names(self, only: Collection[str]) -> None:
+    def check_names(self, only: Collection[str]) -> None:
+        """Raise UsageError for a graph that the set does not have."""
         if unknown := sorted({*only} - {*self.builder.graphs}):
             raise UsageError(f"graph {unknown[0]!r} is not known; choose of {', '.join(self.builder.graphs)}")
 

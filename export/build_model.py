@@ -6,10 +6,11 @@ from pathlib import Path
 
 from stt2v.engine.backends.inductor_card import inside
 from stt2v.engine.build_costs import costs
-from stt2v.engine.errors import UsageError
+from stt2v.engine.errors import InputError, UsageError
 from stt2v.engine.models import find_model
 from stt2v.engine.models.enhancers import choose_enhancer
 from stt2v.engine.models.model import Enhancing, Model
+from stt2v.engine.paths import is_folder
 from stt2v.engine.progress import Progress, Silent
 from stt2v.engine.store import built_set, weight_folder
 from stt2v.export.build import BuiltSet, EngineSetBuild
@@ -43,9 +44,11 @@ def model_build(
     own; a set holds one, or "none". A set of random weights lies apart from the real one. `window`: frames that the
     enhancer sees at most; `vram`: bytes of a card within which each engine should run.
 
-    Raises UsageError, ExportError.
+    Raises UsageError, InputError for a weight folder that is none, ExportError.
     """
     declared = find_model(model)
+    if weights is not None:
+        _check_weights(weights, random_weights)
     if size is not None:
         declared = resized(declared, *size)
     declared = replace(declared, enhancing=_enhancing(declared, enhancer, window))
@@ -117,6 +120,13 @@ def _enhancing(model: Model, enhancer: str | None, window: int | None) -> Enhanc
     if not 1 < window <= how.window:
         raise UsageError(f"--window is {window}, expected 2 to {how.window} frames")
     return how.in_windows(window)
+
+
+def _check_weights(folder: Path, random: bool) -> None:
+    if random:
+        raise UsageError(f"--weights {folder} and --random-weights are given; leave one of them out")
+    if not is_folder(folder):
+        raise InputError(f"weights {folder} are no folder; give one that `stt2v pull` made")
 
 
 def own_weights(model: str) -> Path | None:

@@ -70,6 +70,7 @@ def build_engines(
         wanted = _size(size) if size else None
         source = weights, random_weights, out, progress, window, vram
         build = model_build(model, backend, precision, target, wanted, enhancer, *source)
+        build.check_names(only or ())  # before a survey, which may take minutes
         result = (
             plan_build(build, build.survey(), jobs, only or ())
             if dry_run

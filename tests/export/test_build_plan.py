@@ -70,8 +70,16 @@ def test_from_plan_to_engines_and_back_again(run: Run) -> None:
 
 
 def test_unknown_graph(run: Run) -> None:
-    code, _, err = run("--only", "whole")
-    assert (code, err.splitlines()[-1]) == (2, "stt2v: error: graph 'whole' is not known; choose of half, update")
+    for words in ((), ("--dry-run",)):
+        code, _, err = run("--only", "whole", *words)
+        assert (code, err.splitlines()[-1]) == (2, "stt2v: error: graph 'whole' is not known; choose of half, update")
+
+
+def test_weights_that_are_none(run: Run, tmp_path: Path) -> None:
+    for words, said in (((), "are no folder"), (("--random-weights",), "leave one of them out")):
+        code, _, err = run("--dry-run", "--weights", tmp_path / "nowhere", *words)
+        assert code == 2
+        assert said in err
 
 
 def test_plan_of_a_published_model() -> None:
