@@ -44,7 +44,7 @@ _STREAMING_SVD = {
 }
 _STREAMING_T2V = {
     "text_encoder": 340,
-    "anchor": 655,
+    "anchor": 654,
     "first_conditions": 26,
     "conditions": 41,
     "first_step": 1411,
