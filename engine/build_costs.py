@@ -50,8 +50,8 @@ _STREAMING_T2V = {
     "first_step": 1411,
     "first_half": 1411,
     "first_update": 0,
-    "step": 2103,
-    "half": 2103,
+    "step": 2102,
+    "half": 2102,
     "update": 0,
     "vae_decode": 84,
 }
