@@ -20,8 +20,9 @@ from stt2v.engine.commands.options import (
 )
 from stt2v.engine.commands.output import Report, report
 from stt2v.engine.engine_set import EngineSet
-from stt2v.engine.errors import ExportError
+from stt2v.engine.errors import ExportError, UsageError
 from stt2v.engine.flags import Order, takes_request
+from stt2v.engine.media.whole import check_place
 from stt2v.engine.metrics import MAWE_COEFFICIENT
 from stt2v.engine.models import DEFAULT_MODEL
 from stt2v.engine.size import from_words
@@ -32,11 +33,23 @@ bench = typer.Typer(
     name="bench", help="Measure how fast and how exact, in the same run as what you would otherwise have."
 )
 
+
+def _writable(path: Path | None) -> Path | None:
+    """The path of a file to write, looked at before minutes of measuring. Raises OutputError."""
+    if path is not None:
+        check_place(path)
+    return path
+
+
 DeviceOption = Annotated[
     Literal["cuda", "cpu"] | None, typer.Option("--device", help="Where to measure. Default: cuda where there is one.")
 ]
-ChartOption = Annotated[Path | None, typer.Option("--chart", metavar="PNG", help="Also draw it there.")]
-FileOption = Annotated[Path | None, typer.Option("--json", help="Also write everything that was measured there.")]
+ChartOption = Annotated[
+    Path | None, typer.Option("--chart", metavar="PNG", callback=_writable, help="Also draw it there.")
+]
+FileOption = Annotated[
+    Path | None, typer.Option("--json", callback=_writable, help="Also write everything that was measured there.")
+]
 
 
 def mawe(
@@ -192,12 +205,14 @@ def bench_parity(
 
 @bench.command("quality")
 def bench_quality(
-    prompts: Annotated[int, typer.Option("--prompts", help="How many held-out prompts.")] = 100,
-    num_frames: Annotated[int, typer.Option("--num-frames", help="Base frames of each video.")] = 240,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="How many held-out prompts.")] = 100,
+    num_frames: Annotated[int, typer.Option("--num-frames", min=1, help="Base frames of each video.")] = 240,
     against: Annotated[
         Path | None, typer.Option("--against", help="Hold the engines' frames against those that --keep kept.")
     ] = None,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Keep the first 5 prompts' base frames there.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", callback=_writable, help="Keep the first 5 prompts' base frames there.")
+    ] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="A folder for a contact sheet and a plot.")
     ] = None,
@@ -237,9 +252,12 @@ def _report(measured: Report, file: Path | None) -> None:
 
 
 def _device(wanted: Literal["cuda", "cpu"] | None) -> str:
-    """The device to measure on. Raises ExportError without torch."""
+    """The device to measure on. Raises ExportError without torch, UsageError for a GPU that is not there."""
     if importlib.util.find_spec("torch") is None:
         raise ExportError("bench needs torch, which is not installed; pip install 'stt2v[export]'")
     import torch
 
-    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and found == "cpu":
+        raise UsageError("--device is cuda, PyTorch finds no GPU here; leave it out to measure on the processor")
+    return wanted or found

@@ -18,7 +18,9 @@ from stt2v.bench.timing import Ceilings, device_name, measure_ceilings
 from stt2v.bench.variants import VARIANTS
 from stt2v.bench.worker import READY, REFERENCE, Outputs, Result, serve
 from stt2v.engine.errors import UsageError
+from stt2v.engine.models import find_model
 from stt2v.engine.progress import Progress
+from stt2v.export.recipes import recipe_for
 
 BASELINE = "eager"
 
@@ -109,11 +111,14 @@ def measure_step(
     """Measure `variants` of `graphs` of `model` with random weights, beside the same in float32.
 
     They compile in processes beside each other, and are timed one after another; one that is not ready after
-    `patience` seconds is left out. Raises UsageError for a variant that is not known.
+    `patience` seconds is left out. Raises UsageError for a variant or a graph that is not known.
     """
     for name in variants:
         if name not in VARIANTS:
             raise UsageError(f"variant {name!r} is not known; choose one of {', '.join(VARIANTS)}")
+    known = recipe_for(find_model(model), None).graphs
+    if unknown := [name for name in graphs if name not in known]:
+        raise UsageError(f"graph {unknown[0]!r} is not known; choose of {', '.join(known)}")
     pairs = list(itertools.product(graphs, variants))
     progress.stage("bench", len(pairs))
     # A reference takes the most memory by far, so each has the device for itself.

@@ -3,13 +3,16 @@
 import json
 import multiprocessing
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stt2v.bench.step import Row, StepReport, _row, measure_step
 from stt2v.bench.timing import Ceilings, Timing
 from stt2v.bench.worker import READY, Result, serve
+from stt2v.cli import main
 from stt2v.engine.errors import UsageError
 from stt2v.engine.progress import Silent
 
@@ -54,6 +57,25 @@ def test_a_reference_that_failed_says_why() -> None:
 def test_variant_that_is_not_known() -> None:
     with pytest.raises(UsageError, match="choose one of eager"):
         measure_step("tiny", ["step"], ["quick"], "cpu", Silent())
+
+
+def test_graph_that_is_not_known() -> None:
+    with pytest.raises(UsageError, match=r"graph 'stop' is not known; choose of image_encoder, .*step"):
+        measure_step("tiny", ["stop"], ["eager"], "cpu", Silent())
+
+
+@pytest.mark.parametrize("flag", ["--json", "--chart"])
+def test_where_nothing_can_be_written_is_told_before_it_is_measured(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "step", flag, str(tmp_path / "missing" / "file")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "step", "--device", "cuda"]) == 2
+    assert "PyTorch finds no GPU here" in capsys.readouterr().err
 
 
 def test_worker_says_when_it_is_ready_and_measures_when_told() -> None:
