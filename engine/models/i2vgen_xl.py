@@ -1,6 +1,5 @@
 """I2VGen-XL as an enhancer: the reference's settings, and the passes over a clip of any length."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stt2v.engine.blend import window_starts
@@ -13,6 +12,8 @@ NEGATIVE_PROMPT = (
     "Distorted, blurry, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, disconnected "
     "limbs, Ugly faces, incomplete arms"
 )
+
+MOST_PASSES = 20  # as many as any clip takes whose windows advance by two frames or more
 
 I2VGEN_XL = Enhancing("i2vgen-xl", 1280, 720, window=38, overlap=12, steps=30)
 
@@ -77,19 +78,21 @@ def plan_passes(frames: int, settings: EnhancerSettings) -> tuple[EnhancerPass, 
     pass before it, which has refined the first frame of every window as one short clip. Key frames too many for the
     longest key-frame graph are worked on in windows themselves.
 
-    Raises: PlanError when windows and clip do not fit (see `window_starts`), or a window is of one frame only.
+    Raises: PlanError when windows and clip do not fit (see `window_starts`), a window is of one frame only, or windows
+    that advance by one frame make key frames of almost all frames, pass after pass.
     """
     if settings.window < 2:
         raise PlanError(f"window is {settings.window}, expected at least 2 frames; raise the window")
-    return _passes(tuple(range(frames)), settings)
-
-
-def _passes(frames: Sequence[int], settings: EnhancerSettings) -> tuple[EnhancerPass, ...]:
-    starts = window_starts(len(frames), settings.window, settings.overlap)
-    keys = tuple(frames[start] for start in starts)
-    whole = EnhancerPass(tuple(frames), len(frames), settings.window, starts)
-    if len(keys) > max(settings.key_lengths):
-        return (*_passes(keys, settings), whole)
+    keys, passes = tuple(range(frames)), list[EnhancerPass]()
+    while not passes or len(keys) > max(settings.key_lengths):
+        if len(passes) == MOST_PASSES:
+            raise PlanError(
+                f"{frames} frames in windows of {settings.window} that share {settings.overlap} take more than"
+                f" {MOST_PASSES} passes over key frames; lower the overlap"
+            )
+        starts = window_starts(len(keys), settings.window, settings.overlap)
+        passes.append(EnhancerPass(keys, len(keys), settings.window, starts))
+        keys = tuple(keys[start] for start in starts)
     length = min(length for length in settings.key_lengths if length >= len(keys))
     padding = (keys[-1],) * (length - len(keys))
-    return (EnhancerPass(keys + padding, len(keys), length, (0,)), whole)
+    return (EnhancerPass(keys + padding, len(keys), length, (0,)), *reversed(passes))

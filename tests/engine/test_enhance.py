@@ -98,6 +98,12 @@ def test_more_key_frames_than_a_window_are_worked_on_in_windows() -> None:
     assert first.frames[:4] == tuple(whole.starts[start] for start in second.starts)
 
 
+def test_key_frames_of_nearly_all_frames_are_refused_pass_after_pass() -> None:
+    with pytest.raises(PlanError, match="take more than 20 passes over key frames; lower the overlap"):
+        plan_passes(1000, EnhancerSettings(window=3, overlap=2, key_lengths=(3,)))
+    assert len(plan_passes(1_000_000, EnhancerSettings(window=3, overlap=1, key_lengths=(3,)))) == 19
+
+
 @pytest.mark.parametrize(("frames", "window", "overlap"), [(7, 8, 3), (20, 8, 8), (20, 1, 0)])
 def test_clips_and_windows_that_do_not_fit_are_refused_at_once(frames: int, window: int, overlap: int) -> None:
     with pytest.raises(PlanError):
