@@ -74,7 +74,8 @@ def _made(job: Job, image: Frames | None = None) -> Frames:
         if image is not None:
             np.save(folder / IMAGE, image)
         command = [sys.executable, "-P", "-m", PROGRAM, name]  # -P: no modules from the folder that the user is in
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # In a group of its own, or Ctrl-C, which is to end the video after this chunk, would end the process.
+        done = subprocess.run(command, capture_output=True, text=True, check=False, process_group=0)
         if (folder / ERROR).is_file():
             raise _failure(job, **json.loads((folder / ERROR).read_text()))
         if done.returncode:

@@ -112,7 +112,7 @@ class Run(Closing):
     def adopt(self, unit: str, other: "Run") -> None:
         """Take over `unit` of another run as the same file: a link where the file system has links, else a copy.
 
-        Nothing is finished by that, so `on_unit` is not called.
+        It was finished there, so `on_unit` is not called.
         """
         try:
             os.link(other.path(unit), self.path(unit))

@@ -1,6 +1,7 @@
 """First chunks made outside the engines: crops and margins, and the process, with a made-up diffusers in it."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,7 @@ class Pipeline(Loaded):
         if os.environ.get("FAIL") == "exit":
             raise SystemExit("gave up")
         record(calls=type(self).__name__, options=options)
+        pathlib.Path(os.environ["RECORD"] + ".group").write_text(str(os.getpgrp()))
         return self.make(given, options["generator"].seed)
 
 class AnimateDiffPipeline(Pipeline):
@@ -105,6 +107,11 @@ def calls(record: Path) -> list[dict[str, Any]]:
 def gradient(width: int, height: int) -> Image.Image:
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([across, down, 0 * down], axis=-1).astype(np.uint8))
+
+
+def test_ctrl_c_does_not_reach_the_process(record: Path) -> None:
+    still("a field", 3)
+    assert int(record.with_name("calls.group").read_text()) != os.getpgrp()
 
 
 def test_animatediff(record: Path) -> None:
