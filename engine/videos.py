@@ -26,6 +26,7 @@ OpenRun = Callable[[Request, Path], AbstractContextManager[Run]]
 
 
 FRESH = Origin()
+AS_ASKED = "as asked"
 
 
 def unkept(request: Request, output: Path) -> AbstractContextManager[Run]:
@@ -78,7 +79,7 @@ def _made(film: Film, planned: RunPlan) -> tuple[RunPlan, list[Path], str | None
     try:
         return planned, film.segments(planned), None
     except StopEarly:
-        why = "as asked"
+        why = AS_ASKED
     except DriftError as error:
         why = str(error)
         film.progress.note(why)

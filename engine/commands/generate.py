@@ -26,7 +26,7 @@ from stt2v.engine.runs.flags import RunFlags, takes_run
 from stt2v.engine.runs.folder import resume_command, runs_folder
 from stt2v.engine.runs.interrupt import Interrupt
 from stt2v.engine.runs.restart import going_on, restarting
-from stt2v.engine.videos import Made
+from stt2v.engine.videos import AS_ASKED, Made
 from stt2v.engine.views import Views
 
 
@@ -85,6 +85,8 @@ def _report(made: Made, seconds: float, as_json: bool, run_dir: Path | None) -> 
         say_json({**made.plan.to_json(), "files": [str(made.path)], "seconds": round(seconds, 2)})
     else:
         say(str(made.path))
-    if made.ended:
+    if made.ended == AS_ASKED:
         command = resume_command(str(made.path), runs_folder(run_dir))
         raise StoppedError(f"{made.path} ended early, {made.ended}; `{command}` goes on")
+    if made.ended:  # what has drifted would drift again
+        raise StoppedError(f"{made.path} ended early, {made.ended}")

@@ -11,6 +11,7 @@ from stt2v.engine.commands.options import JsonOption
 from stt2v.engine.commands.output import say, say_json
 from stt2v.engine.errors import UsageError
 from stt2v.engine.media.whole import remove_left
+from stt2v.engine.paths import real
 from stt2v.engine.record import flat
 from stt2v.engine.runs.folder import LIMIT, KeptRun, all_runs, remove_runs, runs_folder
 from stt2v.engine.size import in_words
@@ -67,7 +68,7 @@ def prune(
 ) -> None:
     """Remove the runs of whole videos, or those that are named; and what killed processes left beside the videos."""
     found = all_runs(runs_folder(run_dir))
-    for folder in {Path(run.record.output).parent for run in found}:
+    for folder in {real(Path(run.record.output)).parent for run in found}:
         remove_left(folder)
     chosen = [run for run in found if everything or run.is_whole]
     if names:

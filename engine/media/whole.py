@@ -9,7 +9,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from stt2v.engine.errors import OutputError
-from stt2v.engine.paths import is_file
+from stt2v.engine.paths import is_file, real
 
 PREFIX, PART = ".stt2v-", ".part"
 
@@ -18,20 +18,21 @@ PREFIX, PART = ".stt2v-", ".part"
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` to fill, which takes its name when the block ends without an error, or goes.
 
-    It is on disk before it has the name. What killed processes left there is removed, too. Raises OutputError for a
-    place that cannot be written.
+    Where `path` is a link, that is what it leads to, and the link stays. It is on disk before it has the name. What
+    killed processes left there is removed, too. Raises OutputError for a place that cannot be written.
     """
+    place = real(path)
     try:
-        remove_left(path.parent)
-        handle, temporary = _temporary(path)
+        remove_left(place.parent)
+        handle, temporary = _temporary(place)
     except OSError as error:
         raise unwritable(path, error) from error
     try:
         yield temporary
         os.fsync(handle)
-        temporary.replace(path)
+        temporary.replace(place)
         with suppress(OSError):  # of a file system that does not sync folders
-            sync(path.parent)
+            sync(place.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -66,7 +67,7 @@ def _temporary(path: Path) -> tuple[int, Path]:
 def check_place(path: Path) -> None:
     """Raise OutputError unless a file can be made beside `path`; nothing stays there."""
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=real(path).parent).close()
     except OSError as error:
         raise unwritable(path, error) from error
 

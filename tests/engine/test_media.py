@@ -295,6 +295,20 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / "a.mp4", tmp_path / "disk" / "video.mp4"
+    link.symlink_to(target)
+    for text in ("first", "second"):
+        with whole_file(link) as temporary:
+            temporary.write_text(text)
+        assert (link.is_symlink(), target.read_text()) == (True, text)
+    link.unlink()
+    link.symlink_to(tmp_path / "missing" / "video.mp4")
+    with pytest.raises(OutputError, match=r"a\.mp4 cannot be written"):
+        check_place(link)
+
+
 def test_what_killed_processes_left_goes_and_what_is_in_work_stays(tmp_path: Path) -> None:
     left = tmp_path / ".stt2v-12345678.part.mp4"
     left.write_bytes(b"half")
