@@ -3,10 +3,12 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from stt2v.engine.errors import InputError
 from stt2v.engine.models.mini import MINI
 from stt2v.engine.request import Request
 from stt2v.engine.session import Session
@@ -34,11 +36,14 @@ class Agreement:
 
 
 def agreement(kept: Path, prompts: int) -> Agreement:
-    """Make the first prompts' base frames with the engine set and compare them with those in `kept`."""
+    """Make the first prompts' base frames with the engine set and compare them with those in `kept`.
+
+    Raises InputError when that is no file of such.
+    """
     folder, judge = own_weights(MINI.name), Judge().eval()
     assert folder is not None
     load("judge", judge, folder)
-    wanted = np.load(kept)["base"][:prompts]
+    wanted = _kept_frames(kept)[:prompts]
     psnr, verdicts = [], []
     with Session.open(MINI.name) as session:
         for index, (scene, judged) in enumerate(zip(held_out_scenes(len(wanted)), wanted, strict=True)):
@@ -54,6 +59,16 @@ def agreement(kept: Path, prompts: int) -> Agreement:
             psnr.append(float(10 * np.log10(255**2 / max(error, 1e-9))))
             verdicts.append(float(np.mean(_verdicts(judge, made) == _verdicts(judge, judged))))
     return Agreement(tuple(psnr), tuple(verdicts))
+
+
+def _kept_frames(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """[B, F, H, W, 3], as `bench/quality.py: save_base` keeps them."""
+    try:
+        with path.open("rb") as file:
+            frames: np.ndarray[Any, np.dtype[np.uint8]] = np.load(file)["base"]
+    except (OSError, EOFError, ValueError, LookupError, BadZipFile) as error:
+        raise InputError(f"{path} holds no frames ({error}); expected a file of `bench quality --keep`") from error
+    return frames
 
 
 def _verdicts(judge: Judge, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.int64]]:

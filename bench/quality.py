@@ -212,4 +212,5 @@ def bytes_of(frames: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def save_base(base: np.ndarray[Any, np.dtype[np.uint8]], path: Path) -> None:
     """Keep the base frames of the first prompts, for `bench/agreement.py`."""
-    np.savez_compressed(path, base=base[:KEPT])
+    with path.open("wb") as file:  # given a path, NumPy would add a suffix to its name
+        np.savez_compressed(file, base=base[:KEPT])

@@ -1,15 +1,13 @@
 """Linear layers that follow each other with nothing in between, such as around an attention, as one."""
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from stt2v.export.flat_program import FlatProgram, calls, copied, trimmed
+from stt2v.export.flat_program import FlatProgram, Node, arguments, calls, copied, trimmed
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 
 
 def compose_layers(program: FlatProgram) -> FlatProgram:
@@ -35,7 +33,7 @@ def _may_compose(first: Node, second: Node, weights: Mapping[str, Tensor]) -> bo
 
 def _compose(first: Node, second: Node, weights: MutableMapping[str, Tensor]) -> None:
     """Have `second` compute both, under the name of its weight, and of the last bias that there is."""
-    (x, inner, inner_bias), (_, outer, outer_bias) = ((*layer.args, None)[:3] for layer in (first, second))
+    (x, inner, inner_bias), (_, outer, outer_bias) = map(arguments, (first, second))
     matrix, dtype = weights[outer.name].float(), weights[outer.name].dtype
     weights[outer.name] = (matrix @ weights[inner.name].float()).to(dtype)
     bias = outer_bias or inner_bias

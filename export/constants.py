@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.fx.node import map_arg
 
-from stt2v.export.flat_program import FlatProgram, calls, copied, is_steady, trimmed
+from stt2v.export.flat_program import FlatProgram, Node, calls, copied, is_steady, trimmed
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 
 
 def work_out(program: FlatProgram) -> FlatProgram:

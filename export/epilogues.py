@@ -6,17 +6,15 @@ from frames [(B F), C, h, w] to clips [B, C, F, h * w] and back, which are the s
 
 import operator
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import fx
 
-from stt2v.export.flat_program import calls
+from stt2v.export.flat_program import Node, calls
 from stt2v.export.kernel_pass import without_bias
 from stt2v.kernels import convolution, moments
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 SHAPINGS = (aten.reshape.default, aten.flatten.using_ints, aten.unsqueeze.default)
 TURNS = (aten.transpose.int, aten.permute.default)
 

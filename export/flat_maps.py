@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stt2v.export.flat_program import FlatProgram, copied, laid_out
+from stt2v.export.flat_program import FlatProgram, Node, copied, laid_out
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 
 
 def flat_maps(program: FlatProgram) -> FlatProgram:

@@ -14,6 +14,8 @@ from torch.export.graph_signature import InputKind
 from stt2v.export.quiet import quiet
 
 aten = torch.ops.aten
+Node = Any
+"""An fx.Node of a pass, whose arguments have a type that is a union of everything."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import FlatProgram, arguments, copied, laid_out
+from stt2v.export.flat_program import FlatProgram, Node, arguments, copied, laid_out
 from stt2v.export.gates import gated_layer, narrowed, norm_before
 from stt2v.kernels import convolution, fp8
 from stt2v.kernels.fp8 import LARGEST, SMALLEST_SCALE, TYPE, quantised_rows
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 LINEAR, CONVOLUTION = aten.linear.default, aten.conv2d.default
 KINDS = MappingProxyType({LINEAR: "fp8_linears", CONVOLUTION: "fp8_convolutions"})
 FEWEST = MappingProxyType({LINEAR: 3 << 19, CONVOLUTION: 1 << 18})
@@ -100,14 +99,14 @@ def _keeps_size(node: Node, taps: tuple[int, ...]) -> bool:
 def _product(node: Node, weights: dict[str, Tensor]) -> Node:
     """A linear layer with its weight in FP8. Written out, so that the compiler fuses what quantises its input."""
     call = node.graph.call_function
-    x, weight, *bias = node.args
+    x, weight, bias = arguments(node)
     value, result = x.meta["val"], node.meta["val"]
     rows, scale = narrowed(x, weight, weights) or _rows(call, x, value.shape[-1])
     scales = _narrow(weight, weights)
     product = call(fp8.PRODUCT, (rows, weight, scale, call(aten.reshape.default, (scales, [1, -1]))))
     out = call(aten.reshape.default, (product, list(result.shape)))
-    if bias and bias[0] is not None:
-        out = call(aten.add.Tensor, (out, bias[0]))
+    if bias:
+        out = call(aten.add.Tensor, (out, bias))
     return out if result.dtype == torch.bfloat16 else call(aten.to.dtype, (out, result.dtype))
 
 

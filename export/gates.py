@@ -8,17 +8,15 @@ So each column is divided by its bound, which costs nothing: the factor goes int
 
 import operator
 from collections.abc import MutableMapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from stt2v.export.flat_program import calls
+from stt2v.export.flat_program import Node, calls
 from stt2v.kernels import fp8
 from stt2v.kernels.fp8 import LARGEST, SMALLEST_SCALE, TYPE
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 ROOM = 2.0  # above the bound, because rounding to FP8 adds up to a sixteenth to each of four factors
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import arguments, calls
+from stt2v.export.flat_program import Node, arguments, calls
 from stt2v.export.gates import fp8_arguments, gated_layer
 from stt2v.export.normed_layers import normed_layers
 from stt2v.export.token_sums import endings, turns
@@ -15,7 +15,6 @@ from stt2v.kernels import attention, convolution, fp8, geglu, group_norm, moment
 from stt2v.kernels.device import fits_rows
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 Rewrite = Callable[[Node], Node | None]
 """What replaces a node, inserted before it, or None to leave it."""
 
@@ -66,8 +65,8 @@ def gates(node: Node) -> Node | None:
     if layer is None:
         return None
     taken = fp8_arguments(layer)
-    if taken is None and calls(layer, aten.linear.default) and len(layer.args) == 3:
-        taken = tuple(layer.args)
+    if taken is None and calls(layer, aten.linear.default) and arguments(layer)[2]:
+        taken = arguments(layer)
     if taken is None or not _can_be_fetched(taken[1]):
         return None
     call = node.graph.call_function

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg
 
-from stt2v.export.flat_program import calls, found
+from stt2v.export.flat_program import Node, calls, found
 from stt2v.kernels import group_norm
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 PIXELS = 2  # of a frame for each column, at least: below, the weights are as large as what they save
 
 

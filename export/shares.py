@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stt2v.export.flat_program import FlatProgram, calls, copied, is_steady, laid_out, trimmed
+from stt2v.export.flat_program import FlatProgram, Node, arguments, calls, copied, is_steady, laid_out, trimmed
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 
 
 def put_shares_into_weights(program: FlatProgram) -> FlatProgram:
@@ -30,7 +29,7 @@ def put_shares_into_weights(program: FlatProgram) -> FlatProgram:
 
 def _has_own_weights(layer: Any, weights: Mapping[str, Tensor]) -> bool:
     """Whether `layer` is a convolution with a bias, and neither it nor its weights are used otherwise."""
-    if not calls(layer, aten.conv2d.default) or len(layer.args) < 3 or layer.args[2] is None:
+    if not calls(layer, aten.conv2d.default) or arguments(layer)[2] is None:
         return False
     own = layer.args[1:3]
     return all(place.name in weights for place in own) and all(len(each.users) == 1 for each in (layer, *own))
@@ -59,6 +58,6 @@ def _known(factor: Node, weights: Mapping[str, Tensor]) -> Tensor | None:
     found = {source: _known(source, weights) for source in factor.all_input_nodes}
     if None in found.values():
         return None
-    arguments, named = fx.map_arg((factor.args, factor.kwargs), found.__getitem__)
-    result: Tensor = operation(*arguments, **named)
+    given, named = fx.map_arg((factor.args, factor.kwargs), found.__getitem__)
+    result: Tensor = operation(*given, **named)
     return result

@@ -4,15 +4,12 @@ A norm comes next, which reads its maps twice, so that adding could only be fuse
 the same time embedding, even where it is repeated for each.
 """
 
-from typing import Any
-
 import torch
 from torch import fx
 
-from stt2v.export.flat_program import arguments, calls
+from stt2v.export.flat_program import Node, arguments, calls
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 BY_ROWS = (aten.linear.default, aten.silu.default, aten.to.dtype)  # what gives equal rows for equal rows
 
 

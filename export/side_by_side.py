@@ -3,15 +3,13 @@
 import operator
 from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from stt2v.export.flat_program import FlatProgram, copied, trimmed
+from stt2v.export.flat_program import FlatProgram, Node, arguments, copied, trimmed
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 FEWEST_ROWS = 512  # below, what takes time is reading the weights
 WIDEST = 640  # rows that it pays to read once in float16 (`bench/RESULTS.md`); FP8 also quantises them once
 
@@ -30,8 +28,8 @@ def join_layers(program: FlatProgram) -> FlatProgram:
 
 
 def _may_join(layer: Node, weights: Mapping[str, Tensor]) -> bool:
-    _, place, *bias = layer.args
-    if any(bias) or place.name not in weights or len(place.users) > 1:
+    _, place, bias = arguments(layer)
+    if bias or place.name not in weights or len(place.users) > 1:
         return False
     weight, rows = weights[place.name], layer.meta["val"].shape[:-1].numel()
     return rows >= FEWEST_ROWS and (weight.dtype != torch.float16 or weight.shape[1] <= WIDEST)

@@ -1,18 +1,16 @@
 """Sums of the tokens of a clip: with two layers and the map that they are added to as one kernel, and turned."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg
 
-from stt2v.export.flat_program import calls, found
+from stt2v.export.flat_program import Node, calls, found
 from stt2v.export.gates import fp8_arguments
 from stt2v.kernels import linear
 from stt2v.kernels.device import fits_rows
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 WIDEST = 640  # columns, up to which memory is what such layers wait for (`bench/RESULTS.md`)
 
 

@@ -16,11 +16,10 @@ from torch import Tensor, fx
 from torch._inductor.pattern_matcher import CallFunction, Ignored, KeywordArg
 from torch.fx.node import map_arg
 
-from stt2v.export.flat_program import FlatProgram, copied, found, trimmed
+from stt2v.export.flat_program import FlatProgram, Node, copied, found, trimmed
 from stt2v.export.shares import number
 
 aten = torch.ops.aten
-Node = Any  # an fx.Node, whose arguments have a type that is a union of everything
 LAST = CallFunction(aten.linear.default, *map(KeywordArg, ("gated", "inner", "inner_bias")))
 
 
