@@ -45,7 +45,7 @@ def norms(node: Node) -> Node | None:
     """
     x, groups, weight, bias, eps, _ = arguments(node)
     value = _value(x)
-    if value.ndim != 4 or weight is None or bias is None:
+    if value.ndim != 4 or len(value) > moments.MOST or weight is None or bias is None:
         return None
     call = node.graph.call_function
     x, offset = without_bias(x)

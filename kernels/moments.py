@@ -11,11 +11,12 @@ from stt2v.kernels.parts import moments_reference
 ROWS, CHANNELS = 64, 64  # a tile: pixels by channels
 TILES = 16  # a block reduces so many tiles, one after the other
 PART = ROWS * TILES  # pixels
+MOST = (1 << 16) - 1  # maps: a grid has no more blocks along any axis but the first
 
 
 @torch.library.custom_op("stt2v::moments", mutates_args=())
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x: [N, C, H, W], best channels-last -> moments: [2, N, S, C]; counts: [N, S]; both float32.
+    """x: [N, C, H, W], best channels-last, N at most `MOST` -> moments: [2, N, S, C]; counts: [N, S]; both float32.
 
     Parts of a map are so many pixels that follow each other (`PART`), whatever rows they are of.
     """

@@ -253,6 +253,12 @@ def test_norms_may_have_fewer_arguments(precision: str, allowed: float) -> None:
     assert worst(graph, actual) < allowed
 
 
+@pytest.mark.parametrize(("maps", "norms"), [(65535, 1), (65536, 0)])
+def test_norms_of_more_maps_than_a_grid_has_blocks_are_left_alone(maps: int, norms: int) -> None:
+    graph = Graph("many", nn.GroupNorm(1, 2), {"input": torch.zeros(maps, 2, 1, 2)}, ("y",))
+    assert run(graph, "fp32")[1]["norms"] == norms
+
+
 @pytest.mark.parametrize("precision", ["fp16", "fp8"])
 def test_convolutions_of_one_map_without_an_axis_for_it_are_left_alone(precision: str) -> None:
     graph = Graph("one", nn.Conv2d(16, 16, (3, 1), padding=(1, 0)), {"input": torch.zeros(16, 32, 16)}, ("y",))
