@@ -49,7 +49,7 @@ def flatten(exported: ExportedProgram) -> FlatProgram:
     for node in list(module.graph.nodes):
         if node.target == aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)
-        elif node.target == aten.dropout.default or _divides_by_one(node):
+        elif _gives_what_it_gets(node):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
         elif node.target == aten.contiguous.default and node.meta["val"].ndim in (4, 5):
@@ -74,8 +74,10 @@ def _leave_user_outputs(output: fx.Node, names: Collection[Any]) -> None:
     output.args = (tuple(given[len(given) - len(names) :]),)
 
 
-def _divides_by_one(node: fx.Node) -> bool:
-    """Whether `node` gives what it gets; diffusers divides every sum of a residual block by a factor that is 1."""
+def _gives_what_it_gets(node: fx.Node) -> bool:
+    """Whether `node` is dropout outside of training, or divides by 1, as diffusers does the sums of residual blocks."""
+    if calls(node, aten.dropout.default):
+        return not node.args[2]
     if not calls(node, aten.div.Tensor) or node.args[1] != 1.0:
         return False
     divided: Any = node.args[0]
