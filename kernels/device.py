@@ -15,7 +15,7 @@ def runs_triton(tensor: Tensor) -> bool:
 
 
 def fits_rows(width: int, dtype: torch.dtype) -> bool:
-    """Whether the copy engine can fetch from dense rows of so many values, the last axis of what `fetchable` gives."""
+    """Whether dense rows of `width` values begin where the copy engine can fetch from."""
     return width * dtype.itemsize % ALIGNMENT == 0
 
 
