@@ -4,7 +4,7 @@ import re
 
 from stt2v.engine.errors import UsageError
 
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def in_words(size: float) -> str:

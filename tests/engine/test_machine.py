@@ -69,6 +69,7 @@ def test_free_disk_of_what_is_not_there_yet(tmp_path: Path) -> None:
         (1 << 20, "1 MiB"),
         (18.25 * 2**20, "18.2 MiB"),
         (2**44, "16 TiB"),
+        (2**52, "4 PiB"),
     ],
 )
 def test_sizes_in_words(size: float, words: str) -> None:
