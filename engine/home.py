@@ -26,12 +26,19 @@ def private_folder(path: Path) -> Path:
 
 
 def find_key() -> bytes | None:
-    """This user's key, or None before anything was sealed. Raises EngineSetError when others could have made it."""
+    """This user's key, or None before anything was sealed.
+
+    Raises EngineSetError when others could have made it, or where it cannot be read.
+    """
     path = home() / KEY
     try:
         status, key = path.stat(), path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise EngineSetError(
+            f"{path} cannot be read ({error.strerror}); set STT2V_HOME to a folder of yours"
+        ) from error
     if status.st_mode & 0o077 or status.st_uid != os.geteuid() or len(key) != KEY_BYTES:
         raise EngineSetError(f"{path}: is damaged or others can read it, so it proves nothing; remove it, build again")
     return key

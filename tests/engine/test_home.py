@@ -32,6 +32,13 @@ def test_without_a_home_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
         home()
 
 
+def test_a_home_that_is_no_folder_has_no_key() -> None:
+    home().parent.mkdir()
+    home().touch()
+    with pytest.raises(EngineSetError, match=r"stt2v/key cannot be read \(Not a directory\); set STT2V_HOME"):
+        find_key()
+
+
 def test_many_at_once_agree() -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: make_key(), range(8)))
