@@ -65,5 +65,5 @@ def _write(directory: Path, known: Known) -> None:
     """As a new file: what has the name may be a link, by the owner of a foreign set, to another file of this user."""
     text = json.dumps(known)
     signed = f"{signature(text)}\n{text}"
-    with whole_file(directory / HASHES) as path:
+    with whole_file(directory / HASHES, follow_links=False) as path:
         path.write_text(signed, encoding="utf-8")

@@ -15,13 +15,14 @@ PREFIX, PART = ".stt2v-", ".part"
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, follow_links: bool = True) -> Iterator[Path]:
     """A temporary file beside `path` to fill, which takes its name when the block ends without an error, or goes.
 
-    Where `path` is a link, that is what it leads to, and the link stays. It is on disk before it has the name. What
-    killed processes left there is removed, too. Raises OutputError for a place that cannot be written.
+    Where `path` is a link, that is what it leads to, and the link stays, or with `follow_links` false the link itself.
+    It is on disk before it has the name. What killed processes left there is removed, too. Raises OutputError for a
+    place that cannot be written.
     """
-    place = real(path)
+    place = real(path) if follow_links else path
     try:
         remove_left(place.parent)
         handle, temporary = _temporary(place)
