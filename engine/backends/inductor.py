@@ -5,6 +5,7 @@ table of the weights that it is called with, which lie in one file beside all en
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import traceback
@@ -179,9 +180,14 @@ class InductorBackend:
 
 
 def open_on(device: str = "cpu") -> InductorBackend:
-    """The backend on "cpu" or "cuda". Raises UsageError for another device, BackendError when it cannot be used."""
+    """The backend on "cpu" or "cuda".
+
+    Raises UsageError for another device, ModuleNotFoundError without PyTorch, BackendError when it cannot be used.
+    """
     if device not in DEVICES:
         raise UsageError(f"device {device!r} is not known to inductor; choose one of {', '.join(DEVICES)}")
+    if importlib.util.find_spec("torch") is None:  # it is imported with the first engine
+        raise ModuleNotFoundError("no PyTorch", name="torch")
     if device == "cpu":
         return InductorBackend(device, MappedWeights(), HostMeter())
     import torch

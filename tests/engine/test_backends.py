@@ -114,6 +114,13 @@ def test_unknown_names_list_the_known() -> None:
         open_backend("onnxruntime", "tpu")
 
 
+def test_inductor_is_not_there_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs_here("inductor")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"'inductor' needs 'torch', .* pip install 'stt2v\[export\]'"):
+        open_backend("inductor")
+
+
 def test_absent_cuda_provider_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort.runtime(), "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(BackendError, match=r"no CUDAExecutionProvider.*stt2v\[gpu\]"):
