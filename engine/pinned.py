@@ -13,8 +13,8 @@ PINNED: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "parity.json": "fb1575a72df058576d21c13dc27a1f37850e7d44d973e6bc36b3a2dee3867dc1",
         },
         "tiny": {
-            "manifest.json": "6976ccb405221d04861fa0c87e4fbf6d073521f896b9469a19ec8f8766b14181",
-            "parity.json": "f8e95d15639026f3c94274a1d057493413c40adbb60e18d813af10a4f926dd1d",
+            "manifest.json": "3ad2141899c452c283ac754aac9998b9170f75e1475527131cd91ea153bb59ec",
+            "parity.json": "7e9d05c1f8b8b543e821b6afbd285c82c2b8e1d6c34ec00479713b64b18dd8c8",
         },
     }
 )
