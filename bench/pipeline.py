@@ -11,13 +11,13 @@ from typing import Any
 from stt2v.bench.chart import Bar
 from stt2v.engine.duration import in_time
 from stt2v.engine.engine_set import set_of
+from stt2v.engine.machine import peak_memory
 from stt2v.engine.progress import Progress
 from stt2v.engine.request import Request
 from stt2v.engine.run_costs import run_cost
 from stt2v.engine.session import Session
 from stt2v.engine.size import in_words
 from stt2v.engine.videos import generate_video
-from stt2v.export.child import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def measure_pipeline(
         tuple(StageTimes(stage.stage, stage.seconds, taken[stage.stage]) for stage in planned.stages),
         time.monotonic() - began,
         planned.host_bytes,
-        peak_bytes(),
+        peak_memory(),
         max(stage.bytes for stage in planned.stages),
         _card_bytes(),
     )

@@ -1,6 +1,5 @@
 """Progress on a console: a live bar on a terminal, plain lines into a pipe or a log."""
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from stt2v.engine.machine import peak_memory
 from stt2v.engine.progress import Progress
 
 PAUSE = 5.0  # seconds between two plain lines of the same stage
@@ -115,5 +115,5 @@ def _words(info: dict[str, object]) -> str:
 
 
 def _peak_memory() -> str:
-    """The most host memory this process has held so far (Linux counts it in KiB)."""
-    return f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    """The most host memory this process has held so far."""
+    return f"peak memory {peak_memory() / 2**30:.2f} GiB"

@@ -3,6 +3,7 @@
 import csv
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 from contextlib import suppress
@@ -46,6 +47,12 @@ def resident_memory() -> int:
     """Bytes of memory that this process holds."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held; `getrusage` would count in what its parent held when it began."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(found[1]) if found else 0
 
 
 def free_disk(path: Path) -> int:

@@ -30,8 +30,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._ordered_set import OrderedSet
 
 from stt2v.engine.backends.inductor import ARTIFACT, register_kernels, steady_convolutions, without_trials
+from stt2v.engine.machine import peak_memory
 from stt2v.export.card import card_to_itself
-from stt2v.export.child import end_with_parent, peak_bytes
+from stt2v.export.child import end_with_parent
 from stt2v.export.quiet import quiet
 
 JOB, REPORT = "job.pickle", "report.json"
@@ -230,7 +231,7 @@ def build(folder: Path) -> None:
         with card_to_itself(folder.parent):
             report["activation_bytes"] = _activation_bytes(artifact, arguments)
     artifact.save(path=str(folder / ARTIFACT))
-    report["builder_bytes"] = peak_bytes()
+    report["builder_bytes"] = peak_memory()
     (folder / REPORT).write_text(json.dumps(report))
 
 

@@ -9,9 +9,8 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from stt2v.engine.backends import runs_here
 from stt2v.engine.backends.inductor import ARTIFACT, DEVICES
 from stt2v.engine.backends.inductor_weights import TABLE, WEIGHTS
 from stt2v.engine.errors import ExportError
+from stt2v.engine.machine import installed
 from stt2v.engine.manifest import EngineEntry
 from stt2v.export.biases import leave_biases_to_sums
 from stt2v.export.capture import Program
@@ -59,8 +59,8 @@ class InductorCompiler:
 
     def tools(self) -> dict[str, str]:
         found = {"torch": str(torch.__version__)}
-        with suppress(PackageNotFoundError):
-            found["triton"] = version("triton")
+        if triton := installed("triton"):
+            found["triton"] = triton
         return found if self.own_target() == "cpu" else found | {"stt2v-kernels": own_kernels()}
 
     @property

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stt2v.export.child import end_with_parent, peak_bytes
+from stt2v.engine.machine import peak_memory
+from stt2v.export.child import end_with_parent
 
 trt: Any = importlib.import_module(sys.argv[1])  # an extra, and without types
 
@@ -68,5 +69,5 @@ def allow_decomposing(network: Any) -> None:
 if __name__ == "__main__":
     end_with_parent()
     built = build(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
-    sys.stdout.write(f"Peak Host Memory: {peak_bytes()} bytes\n")
+    sys.stdout.write(f"Peak Host Memory: {peak_memory()} bytes\n")
     sys.exit(not built)
